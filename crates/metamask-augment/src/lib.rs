@@ -1,0 +1,1 @@
+//! Images -> two augmented views.

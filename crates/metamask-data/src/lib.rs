@@ -1,0 +1,1 @@
+//! Dataset files -> verified samples -> batches of bytes.

@@ -1,0 +1,36 @@
+//! Views to features to embeddings: backbones and projection heads.
+//!
+//! Images come in NHWC. Parameters are passed in, not looked up: a pass at the
+//! virtual step's weights is the same call with other tensors.
+
+use candle_core::{Result, Tensor, bail};
+pub use metamask_ops::BatchStats;
+use metamask_ops::{Linearized, ParameterGroup};
+
+/// A backbone: views in, features out.
+pub trait Encoder: Send + Sync {
+    /// D, the width of the features.
+    fn feature_dim(&self) -> usize;
+
+    /// The trained parameters.
+    fn parameters(&self) -> &[ParameterGroup];
+
+    /// The running statistics of its batch normalisations.
+    fn running_statistics(&self) -> &[ParameterGroup];
+
+    /// Features `[batch, D]` of `views` `[batch, height, width, channels]` under
+    /// the parameters `theta`, one tensor for each group of [`Self::parameters`].
+    ///
+    /// # Errors
+    /// If a shape or dtype does not fit.
+    fn forward(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Tensor>;
+
+    /// The same with the derivative along any direction in theta.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; and always, for an encoder that brings no tangent.
+    fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
+        let _ = (views, theta, stats);
+        bail!("linearize: this encoder brings no tangent; use the finite-difference hypergradient")
+    }
+}

@@ -1,0 +1,1 @@
+//! Features -> kNN, linear probe, dimension diagnostics.

@@ -1,0 +1,30 @@
+//! Tensor operations that Candle lacks or does slowly, each with its gradient
+//! and its tangent (forward-mode derivative).
+//!
+//! Knows nothing of images, methods or files. Two levels: [`Network`] runs a
+//! whole static graph of layers as one Candle operation on buffers it reuses;
+//! [`Differentiable`] lets small expressions (heads, losses) be written once
+//! and evaluated on plain tensors or on [`Dual`]s.
+
+mod differentiable;
+mod kernel;
+mod linearized;
+mod parameters;
+
+pub use differentiable::{Differentiable, Dual};
+pub use kernel::{Kernel, set_threads, threads};
+pub use linearized::Linearized;
+pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
+
+/// Which statistics batch normalisation uses, and whether it updates the
+/// running ones. Passes of the meta step take `BatchOnly`: they must leave no
+/// trace in what evaluation uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchStats {
+    /// Normalise by the batch; move the running statistics towards it.
+    BatchAndUpdate,
+    /// Normalise by the batch; leave the running statistics alone.
+    BatchOnly,
+    /// Normalise by the running statistics (evaluation).
+    Running,
+}

@@ -1,0 +1,1 @@
+//! Optimisers, schedules, the dimension mask and its hypergradient.

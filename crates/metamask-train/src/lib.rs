@@ -1,0 +1,1 @@
+//! Composition: config, algorithm, checkpoint, run log.
