@@ -1,0 +1,382 @@
+//! What a data set is in memory: bytes, and beside them labels and factors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::ensure;
+use sha2::{Digest, Sha256};
+
+use crate::digest::hex;
+use crate::error::DataError;
+
+/// A data set with its two splits.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The name [`load`](crate::load) was given.
+    pub name: String,
+    /// Under what terms the images may be used, and whose they are.
+    pub licence: String,
+    /// The images to train on, in their fixed order.
+    pub train: Labelled,
+    /// The images to test on.
+    pub test: Labelled,
+}
+
+impl Dataset {
+    /// Replaces the test images by the last `n` training images and takes them
+    /// out of the training images: hyperparameters are chosen on this cut, so
+    /// that the test images stay unseen.
+    ///
+    /// # Errors
+    /// If no training image would be left, or `n` is 0.
+    pub fn with_validation(self, n: usize) -> anyhow::Result<Self> {
+        let n_train = self.train.len();
+        ensure!(
+            (1..n_train).contains(&n),
+            DataError::request(format!(
+                "validation cut of {}: images to hold back, expected 1 to {}, got {n}",
+                self.name,
+                n_train.saturating_sub(1)
+            ))
+        );
+        let test = self.train.slice(n_train - n..n_train);
+        let train = self.train.slice(0..n_train - n);
+        Ok(Self { name: self.name, licence: self.licence, train, test })
+    }
+
+    /// SHA-256 over all images and labels, in lower-case hexadecimal.
+    ///
+    /// Two runs with one fingerprint have seen the same data.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for split in [&self.train, &self.test] {
+            let images = &split.images;
+            for size in [images.len(), images.height(), images.width(), images.channels()] {
+                hash.update((size as u64).to_le_bytes());
+            }
+            hash.update(images.bytes());
+            for label in &split.labels {
+                hash.update(label.to_le_bytes());
+            }
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// Equally sized images as bytes, NHWC, RGB. Clones and slices share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    bytes: Arc<[u8]>,
+    first: usize,
+    n: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Images {
+    /// Red, green, blue.
+    pub const CHANNELS: usize = 3;
+
+    /// Takes `[n, height, width, 3]` bytes; n follows from their number.
+    ///
+    /// # Errors
+    /// If a side is 0 or the bytes are no whole number of images.
+    pub fn new(bytes: impl Into<Arc<[u8]>>, height: usize, width: usize) -> anyhow::Result<Self> {
+        let bytes = bytes.into();
+        let size = height * width * Self::CHANNELS;
+        ensure!(size > 0, "images: sides must be positive, got {height}x{width}");
+        ensure!(
+            bytes.len().is_multiple_of(size),
+            "images: bytes must be whole images, expected a multiple of {size}, got {}",
+            bytes.len()
+        );
+        Ok(Self { n: bytes.len() / size, bytes, first: 0, height, width })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// Rows of an image.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Columns of an image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Channels of a pixel: 3.
+    pub fn channels(&self) -> usize {
+        Self::CHANNELS
+    }
+
+    /// All images, `[n, height, width, 3]`.
+    pub fn bytes(&self) -> &[u8] {
+        let size = self.image_size();
+        &self.bytes[self.first * size..(self.first + self.n) * size]
+    }
+
+    /// One image, `[height, width, 3]`.
+    ///
+    /// # Panics
+    /// If there is no image of that index.
+    pub fn image(&self, index: usize) -> &[u8] {
+        assert!(index < self.n, "image {index} of {}", self.n);
+        let size = self.image_size();
+        &self.bytes[(self.first + index) * size..][..size]
+    }
+
+    /// A run of the images; shares the bytes.
+    ///
+    /// # Panics
+    /// If the range ends behind the last image.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.n, "{range:?} of {}", self.n);
+        Self { first: self.first + range.start, n: range.len(), ..self.clone() }
+    }
+
+    fn image_size(&self) -> usize {
+        self.height * self.width * Self::CHANNELS
+    }
+}
+
+/// Images with their classes: what evaluation sees.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// The images.
+    pub images: Images,
+    /// The class of each image, an index into `class_names`.
+    pub labels: Vec<u32>,
+    /// The classes' names.
+    pub class_names: Vec<String>,
+    /// What each image was made of, for generated scenes.
+    pub factors: Option<Factors>,
+}
+
+impl Labelled {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// Number of classes, those without an image included.
+    pub fn n_classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// The images alone, for pre-training.
+    pub fn unlabelled(&self) -> Unlabelled {
+        Unlabelled(self.images.clone())
+    }
+
+    /// A run of the images with all that belongs to them.
+    ///
+    /// # Panics
+    /// If the range ends behind the last image.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self {
+            images: self.images.slice(range.clone()),
+            labels: self.labels[range.clone()].to_vec(),
+            class_names: self.class_names.clone(),
+            factors: self.factors.as_ref().map(|factors| factors.slice(range)),
+        }
+    }
+}
+
+/// Images without classes: what pre-training sees.
+///
+/// It has no field for a label, so none can reach an objective.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlabelled(Images);
+
+impl Unlabelled {
+    /// The images.
+    pub fn images(&self) -> &Images {
+        &self.0
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Images> for Unlabelled {
+    fn from(images: Images) -> Self {
+        Self(images)
+    }
+}
+
+/// What generated images were made of, apart from their class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factors {
+    factors: Vec<Factor>,
+    values: Vec<f32>, // [n, factors]
+}
+
+/// One nuisance factor of a generated image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factor {
+    /// Its name, `snake_case`, with the unit where there is one.
+    pub name: &'static str,
+    /// Whether augmentation tells two views of an image apart by it.
+    pub group: FactorGroup,
+    /// What its values mean.
+    pub kind: FactorKind,
+}
+
+/// Whether two views of an image agree in a factor.
+///
+/// A factor that both views share helps to tell images apart just as the object
+/// does, so nothing that learns without labels can be expected to drop it; one
+/// that differs between the views can be dropped. Studies report the two apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactorGroup {
+    /// Both views show the same value, up to the colour jitter.
+    SharedByViews,
+    /// Cropping and mirroring change the value from view to view.
+    DiffersBetweenViews,
+}
+
+/// What the values of a factor mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FactorKind {
+    /// One of so many categories: 0, 1, ….
+    Categorical(u32),
+    /// A position on a circle of circumference 1, in `[0, 1)`.
+    Circular,
+    /// A number.
+    Continuous,
+}
+
+impl Factors {
+    /// Takes the values `[n, factors.len()]`.
+    ///
+    /// # Panics
+    /// If the values are no whole number of rows.
+    pub fn new(factors: &[Factor], values: Vec<f32>) -> Self {
+        assert!(
+            !factors.is_empty() && values.len().is_multiple_of(factors.len()),
+            "rows of factors"
+        );
+        Self { factors: factors.to_vec(), values }
+    }
+
+    /// The factors, in the order of a row.
+    pub fn factors(&self) -> &[Factor] {
+        &self.factors
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.factors.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// All factors of one image.
+    pub fn row(&self, image: usize) -> &[f32] {
+        &self.values[image * self.factors.len()..][..self.factors.len()]
+    }
+
+    /// One factor of all images; `None` if there is no factor of that name.
+    pub fn column(&self, name: &str) -> Option<Vec<f32>> {
+        let column = self.factors.iter().position(|factor| factor.name == name)?;
+        Some(self.values.chunks_exact(self.factors.len()).map(|row| row[column]).collect())
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let width = self.factors.len();
+        Self {
+            factors: self.factors.clone(),
+            values: self.values[range.start * width..range.end * width].to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RHO: Factor =
+        Factor { name: "rho", group: FactorGroup::SharedByViews, kind: FactorKind::Continuous };
+
+    /// Ten images of 1×1 pixels; image i has bytes i, i, i, class i and factor i.
+    fn ten() -> Dataset {
+        let bytes: Vec<u8> = (0..10).flat_map(|i| [i; 3]).collect();
+        let train = Labelled {
+            images: Images::new(bytes, 1, 1).unwrap(),
+            labels: (0..10).collect(),
+            class_names: (0..10).map(|i| i.to_string()).collect(),
+            factors: Some(Factors::new(&[RHO], (0..10u8).map(f32::from).collect())),
+        };
+        Dataset { name: "ten".into(), licence: String::new(), test: train.clone(), train }
+    }
+
+    #[test]
+    fn validation_cut_takes_the_last_training_images_and_all_that_is_theirs() {
+        let cut = ten().with_validation(3).unwrap();
+        assert_eq!((cut.train.len(), cut.test.len()), (7, 3));
+        assert_eq!(cut.train.labels, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(cut.test.labels, [7, 8, 9]);
+        assert_eq!(cut.test.images.bytes(), [7, 7, 7, 8, 8, 8, 9, 9, 9]);
+        assert_eq!(cut.test.images.image(1), [8; 3]);
+        assert_eq!(cut.test.factors.unwrap().column("rho").unwrap(), [7.0, 8.0, 9.0]);
+    }
+
+    #[test]
+    fn validation_cut_leaves_at_least_one_image_on_each_side() {
+        for n in [0, 10, 11] {
+            let error = ten().with_validation(n).unwrap_err();
+            assert!(error.to_string().contains("expected 1 to 9"), "{error}");
+        }
+    }
+
+    #[test]
+    fn slices_of_slices_count_from_their_own_start() {
+        let images = ten().train.images.slice(2..9).slice(1..3);
+        assert_eq!(images.bytes(), [3, 3, 3, 4, 4, 4]);
+        assert!(images.slice(2..2).is_empty());
+    }
+
+    #[test]
+    fn fingerprint_sees_images_labels_and_the_split() {
+        let dataset = ten();
+        let mut relabelled = dataset.clone();
+        relabelled.train.labels.swap(0, 1);
+        let cut = dataset.clone().with_validation(5).unwrap();
+        let prints = [dataset.fingerprint(), relabelled.fingerprint(), cut.fingerprint()];
+        assert_eq!(prints[0], ten().fingerprint());
+        assert!(prints[0] != prints[1] && prints[0] != prints[2]);
+    }
+
+    #[test]
+    fn images_refuse_a_part_of_an_image() {
+        let error = Images::new(vec![0; 13], 2, 2).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "images: bytes must be whole images, expected a multiple of 12, got 13"
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Grey images and their conversion to the 32×32 RGB of everything behind.
+
+use crate::dataset::{Images, Labelled};
+use crate::idx;
+
+/// Rows and columns of every image that [`load`](crate::load) returns.
+pub(crate) const SIDE: usize = 32;
+
+/// Grey images with their classes.
+#[derive(Clone, Debug)]
+pub(crate) struct GreyLabelled {
+    pub images: idx::GreyImages,
+    pub labels: Vec<u8>,
+}
+
+impl GreyLabelled {
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.images.bytes.truncate(n * self.images.height * self.images.width);
+        self.labels.truncate(n);
+    }
+
+    /// Centres the images on black and repeats grey as red, green and blue.
+    ///
+    /// Padding rather than scaling: no pixel is invented, and 28 → 32 leaves the
+    /// two black pixels at each side that MNIST's own networks used too.
+    pub(crate) fn into_rgb(self, class_names: &[&str]) -> Labelled {
+        let idx::GreyImages { height, width, bytes } = &self.images;
+        assert!(*height <= SIDE && *width <= SIDE, "{height}x{width} does not fit {SIDE}x{SIDE}");
+        let (top, left) = ((SIDE - height) / 2, (SIDE - width) / 2);
+        let size = SIDE * SIDE * Images::CHANNELS;
+        let mut rgb = vec![0; self.labels.len() * size];
+        for (image, grey) in rgb.chunks_exact_mut(size).zip(bytes.chunks_exact(height * width)) {
+            for (y, row) in grey.chunks_exact(*width).enumerate() {
+                let start = ((top + y) * SIDE + left) * Images::CHANNELS;
+                for (x, value) in row.iter().enumerate() {
+                    image[start + x * Images::CHANNELS..][..Images::CHANNELS].fill(*value);
+                }
+            }
+        }
+        Labelled {
+            images: Images::new(rgb, SIDE, SIDE).expect("whole images"),
+            labels: self.labels.iter().map(|label| u32::from(*label)).collect(),
+            class_names: class_names.iter().map(|name| (*name).to_owned()).collect(),
+            factors: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grey_images_are_centred_upright_and_repeated_over_the_channels() {
+        // One 2×28 image whose value at (row, column) is 100 · row + column + 1.
+        let bytes = (0..2).flat_map(|y| (0..28).map(move |x| 100 * y + x + 1)).collect();
+        let images = idx::GreyImages { height: 2, width: 28, bytes };
+        let labelled = GreyLabelled { images, labels: vec![1] }.into_rgb(&["a", "b"]);
+        let pixel = |y: usize, x: usize| &labelled.images.image(0)[(y * 32 + x) * 3..][..3];
+        assert_eq!(pixel(15, 2), [1; 3]);
+        assert_eq!(pixel(15, 29), [28; 3]);
+        assert_eq!(pixel(16, 5), [104; 3]);
+        assert_eq!(labelled.images.bytes().iter().filter(|&&b| b > 0).count(), 2 * 28 * 3);
+        assert_eq!(labelled.labels, [1]);
+    }
+}
