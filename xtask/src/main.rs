@@ -1,2 +1,106 @@
-//! Automation.
-fn main() {}
+//! Automation of this repository: `cargo xtask <command>`.
+//!
+//! Builds and spawns programs and reads files; knows no crate of the
+//! workspace, so that it compiles in seconds and never breaks with them.
+
+mod arguments;
+mod bench;
+mod ci;
+mod golden;
+mod peers;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use arguments::Arguments;
+
+/// A command: its name, its line in the overview, its help and what it does.
+struct Command {
+    name: &'static str,
+    about: &'static str,
+    help: &'static str,
+    run: fn(Arguments) -> anyhow::Result<()>,
+}
+
+const COMMANDS: [Command; 5] = [
+    Command {
+        name: "test",
+        about: "build the command line and run every test with it",
+        help: test::HELP,
+        run: test::run,
+    },
+    Command {
+        name: "ci",
+        about: "everything that must hold before a change lands",
+        help: ci::HELP,
+        run: ci::run,
+    },
+    Command {
+        name: "tidy",
+        about: "check the invariants that ARCHITECTURE.md states",
+        help: tidy::HELP,
+        run: tidy::run,
+    },
+    Command {
+        name: "golden",
+        about: "write or check the fixtures that PyTorch makes",
+        help: golden::HELP,
+        run: golden::run,
+    },
+    Command {
+        name: "bench",
+        about: "time a training step of ours beside PyTorch's",
+        help: bench::HELP,
+        run: bench::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let name = words.next().unwrap_or_default();
+    let rest: Vec<String> = words.collect();
+
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        if matches!(name.as_str(), "" | "help" | "-h" | "--help") {
+            print!("{}", overview());
+            return ExitCode::SUCCESS;
+        }
+        eprint!("error: unknown command `{name}`\n\n{}", overview());
+        return ExitCode::from(2);
+    };
+    if rest.iter().any(|word| word == "-h" || word == "--help") {
+        print!("{}", command.help);
+        return ExitCode::SUCCESS;
+    }
+    match (command.run)(Arguments::new(rest)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: cargo xtask {name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn overview() -> String {
+    let mut text = String::from("Usage: cargo xtask <command> [options]\n\nCommands:\n");
+    for command in &COMMANDS {
+        text += &format!("  {:<8} {}\n", command.name, command.about);
+    }
+    text + "\n`cargo xtask <command> --help` says more.\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::COMMANDS;
+
+    #[test]
+    fn every_help_text_shows_how_to_call_its_command() {
+        for command in &COMMANDS {
+            let call = format!("Usage: cargo xtask {}", command.name);
+            assert!(command.help.starts_with(&call), "{}", command.name);
+            assert!(command.help.ends_with('\n'), "{}", command.name);
+        }
+    }
+}
