@@ -9,11 +9,14 @@
 mod differentiable;
 mod kernel;
 mod linearized;
+#[expect(dead_code, reason = "the engine that reads all of it follows")]
+mod network;
 mod parameters;
 
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, set_threads, threads};
 pub use linearized::Linearized;
+pub use network::{Conv2d, Network, NetworkBuilder, Node, Pool};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
 
 /// Which statistics batch normalisation uses, and whether it updates the

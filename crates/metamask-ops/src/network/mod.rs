@@ -1,0 +1,198 @@
+//! Static graphs of layers that run as one Candle operation.
+//!
+//! A description ([`NetworkBuilder`]) becomes a [`Network`]: convolution, batch
+//! normalisation, residual addition and ReLU are fused where they follow each
+//! other, activations live in buffers that are used again in the next step, and
+//! one operation joins Candle's autograd. The network holds no parameters:
+//! they are passed in as one flat tensor, so that a pass at other weights is
+//! the same call with another tensor. Nothing here draws random numbers.
+
+mod builder;
+mod shape;
+
+use candle_core::{Result, Tensor, Var, bail};
+
+pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
+
+use self::{builder::Layer, shape::Shape};
+use crate::{BatchStats, Linearized, ParameterEntry};
+
+/// A static graph of layers, run as one operation.
+///
+/// Images are `[batch, height, width, channels]`. Parameters and running
+/// statistics are flat tensors laid out as [`Self::parameters`] and
+/// [`Self::running_statistics`] say; dtype f32 or f64, of all tensors the same.
+///
+/// ```
+/// use candle_core::{DType, Device, Result, Tensor, Var};
+/// use metamask_ops::{BatchStats, Conv2d, Network};
+///
+/// # fn main() -> Result<()> {
+/// let mut b = Network::builder(3);
+/// let x = b.conv2d("conv", b.input(), Conv2d { out_channels: 8, kernel: 3, stride: 1, padding: 1 });
+/// let x = b.batch_norm("bn", x);
+/// let x = b.relu(x);
+/// let x = b.global_avg_pool(x);
+/// let network = b.finish(x)?;
+///
+/// assert_eq!(network.parameters()[0].name, "conv.weight");
+/// assert_eq!(network.parameter_count(), 3 * 3 * 3 * 8 + 8 + 8);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Network {
+    layers: Vec<Layer>,
+    input: Shape,
+    output: usize,
+    parameters: Vec<ParameterEntry>,
+    running: Vec<ParameterEntry>,
+}
+
+impl Network {
+    /// Starts a network on images of `in_channels` channels and any size.
+    pub fn builder(in_channels: usize) -> NetworkBuilder {
+        NetworkBuilder::new(Shape::Image { size: None, channels: in_channels })
+    }
+
+    /// Starts a network on images of one size, so that a linear layer may follow a flattening.
+    pub fn builder_for_size(height: usize, width: usize, in_channels: usize) -> NetworkBuilder {
+        NetworkBuilder::new(Shape::Image { size: Some((height, width)), channels: in_channels })
+    }
+
+    /// Starts a network on vectors `[batch, width]`.
+    pub fn builder_for_vectors(width: usize) -> NetworkBuilder {
+        NetworkBuilder::new(Shape::Vector { width: Some(width) })
+    }
+
+    fn plan(builder: NetworkBuilder, input: Shape, output: Node) -> Self {
+        Self {
+            layers: builder.layers,
+            input,
+            output: output.0,
+            parameters: builder.parameters,
+            running: builder.running,
+        }
+    }
+
+    /// The layout of the flat parameter tensor, in order of the layers.
+    pub fn parameters(&self) -> &[ParameterEntry] {
+        &self.parameters
+    }
+
+    /// Length of the flat parameter tensor.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.last().map_or(0, |entry| entry.span.end)
+    }
+
+    /// The layout of the flat tensor of running statistics: for each batch
+    /// normalisation its mean (starts as 0), then its variance (starts as 1).
+    pub fn running_statistics(&self) -> &[ParameterEntry] {
+        &self.running
+    }
+
+    /// Length of the flat tensor of running statistics.
+    pub fn running_count(&self) -> usize {
+        self.running.last().map_or(0, |entry| entry.span.end)
+    }
+
+    /// The shape of the result for an input of shape `input`, batch first.
+    ///
+    /// # Errors
+    /// If the input does not suit the network.
+    pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
+        let (batch, shapes) = self.shapes(input)?;
+        Ok(shapes[self.output].with_batch(batch))
+    }
+
+    /// Multiplications (each with an addition) of the convolutions and linear
+    /// layers in one forward pass over an input of shape `input`, batch first.
+    ///
+    /// # Errors
+    /// If the input does not suit the network.
+    pub fn multiply_adds(&self, input: &[usize]) -> Result<u64> {
+        let (batch, shapes) = self.shapes(input)?;
+        let per_sample: usize = self
+            .layers
+            .iter()
+            .zip(&shapes)
+            .map(|(layer, shape)| match layer {
+                Layer::Conv { weight, out_channels, .. } => {
+                    shape.len() / out_channels * weight.len()
+                }
+                Layer::Linear { weight, .. } => weight.len(),
+                _ => 0,
+            })
+            .sum();
+        Ok(batch as u64 * per_sample as u64)
+    }
+
+    /// Runs the network: f(x; θ).
+    ///
+    /// `stats` says by which statistics batch normalisations normalise, and
+    /// whether `running` is moved (momentum 0.1, unbiased variance). The result
+    /// joins Candle's autograd in `theta` and in `x`, each if it is tracked; if
+    /// neither is, no activation is kept: pass `theta.detach()` to extract features.
+    /// The gradient may be taken several times. `x` and `theta` must not be
+    /// changed in place before the last of them.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, height, width, channels]`, or `[batch, width]` for a network on
+    /// vectors; `theta`: `[parameter_count]`; `running`: `[running_count]`.
+    /// # Errors
+    /// If a shape or dtype does not fit, a tensor is not on the CPU, or a batch
+    /// normalisation by the batch would see a single number a channel.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        theta: &Tensor,
+        running: &Var,
+        stats: BatchStats,
+    ) -> Result<Tensor> {
+        let _ = (x, theta, running, stats);
+        bail!("network: the engine is not there yet")
+    }
+
+    /// Runs the network and keeps what its derivative along a direction needs.
+    ///
+    /// As [`Self::forward`]; [`Linearized::tangent`] takes one flat direction
+    /// `[theta_dot]` and may be called any number of times. Value, gradient and
+    /// tangent share the stored activations.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn linearize(
+        &self,
+        x: &Tensor,
+        theta: &Tensor,
+        running: &Var,
+        stats: BatchStats,
+    ) -> Result<Linearized> {
+        let _ = (x, theta, running, stats);
+        bail!("network: the engine is not there yet")
+    }
+
+    /// Batch size and the shape of each layer's output.
+    fn shapes(&self, input: &[usize]) -> Result<(usize, Vec<Shape>)> {
+        let (batch, given) = match *input {
+            [batch, height, width, channels] => {
+                (batch, Shape::Image { size: Some((height, width)), channels })
+            }
+            [batch, width] => (batch, Shape::Vector { width: Some(width) }),
+            _ => bail!("network: the input must have 4 or 2 axes, got {input:?}"),
+        };
+        let fits = match (self.input, given) {
+            (Shape::Image { size: None, channels: a }, Shape::Image { channels: b, .. }) => a == b,
+            (expected, given) => expected == given,
+        };
+        if !fits || batch == 0 {
+            bail!("network: the input must fit, expected {:?} a sample, got {input:?}", self.input);
+        }
+        let mut shapes = Vec::with_capacity(self.layers.len());
+        shapes.push(given);
+        for layer in &self.layers[1..] {
+            shapes.push(layer.infer(&shapes)?);
+        }
+        Ok((batch, shapes))
+    }
+}
