@@ -11,12 +11,14 @@ mod kernel;
 mod linearized;
 #[expect(dead_code, reason = "the engine that reads all of it follows")]
 mod network;
+mod normalize;
 mod parameters;
 
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, set_threads, threads};
 pub use linearized::Linearized;
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Pool};
+pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
 
 /// Which statistics batch normalisation uses, and whether it updates the
