@@ -1,0 +1,229 @@
+//! What the objectives' tests share: embeddings of every awkward kind, and the
+//! comparison of an objective with its equation written out as loops.
+//!
+//! The loops run on [`Slope`], a number with its derivative with respect to one
+//! input at a time, and use nothing of the crates under test.
+
+use std::iter::Sum;
+use std::ops::{Add, Div, Mul, Sub};
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use metamask_ops::Dual;
+use metamask_random::{Key, Purpose};
+
+/// Rows of numbers.
+pub type Matrix = Vec<Vec<Slope>>;
+
+/// A number and its derivative with respect to one input.
+#[derive(Clone, Copy)]
+pub struct Slope {
+    pub value: f64,
+    pub slope: f64,
+}
+
+impl Slope {
+    pub fn sqrt(self) -> Self {
+        let value = self.value.sqrt();
+        Self { value, slope: self.slope / (2.0 * value) }
+    }
+    pub fn exp(self) -> Self {
+        let value = self.value.exp();
+        Self { value, slope: self.slope * value }
+    }
+    pub fn ln(self) -> Self {
+        Self { value: self.value.ln(), slope: self.slope / self.value }
+    }
+}
+
+impl From<f64> for Slope {
+    fn from(value: f64) -> Self {
+        Self { value, slope: 0.0 }
+    }
+}
+impl Add for Slope {
+    type Output = Self;
+    fn add(self, rhs: Self) -> Self {
+        Self { value: self.value + rhs.value, slope: self.slope + rhs.slope }
+    }
+}
+impl Sub for Slope {
+    type Output = Self;
+    fn sub(self, rhs: Self) -> Self {
+        Self { value: self.value - rhs.value, slope: self.slope - rhs.slope }
+    }
+}
+impl Mul for Slope {
+    type Output = Self;
+    fn mul(self, rhs: Self) -> Self {
+        Self {
+            value: self.value * rhs.value,
+            slope: self.value * rhs.slope + self.slope * rhs.value,
+        }
+    }
+}
+impl Div for Slope {
+    type Output = Self;
+    fn div(self, rhs: Self) -> Self {
+        let value = self.value / rhs.value;
+        Self { value, slope: (self.slope - value * rhs.slope) / rhs.value }
+    }
+}
+impl Sum for Slope {
+    fn sum<I: Iterator<Item = Self>>(terms: I) -> Self {
+        terms.fold(0.0.into(), Add::add)
+    }
+}
+
+/// Two views' embeddings of a kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Embeddings {
+    OddBatch,
+    BatchOfTwo,
+    IdenticalViews,
+    ZeroVectors,
+    LargeNumbers,
+}
+
+impl Embeddings {
+    pub const CASES: [Self; 5] = [
+        Self::OddBatch,
+        Self::BatchOfTwo,
+        Self::IdenticalViews,
+        Self::ZeroVectors,
+        Self::LargeNumbers,
+    ];
+
+    /// The views, f64.
+    pub fn views(self) -> Result<(Tensor, Tensor)> {
+        let odd = || Ok((normal(&[7, 5], 0)?, normal(&[7, 5], 1)?));
+        match self {
+            Self::OddBatch => odd(),
+            Self::BatchOfTwo => Ok((normal(&[2, 5], 0)?, normal(&[2, 5], 1)?)),
+            Self::IdenticalViews => Ok((normal(&[7, 5], 0)?, normal(&[7, 5], 0)?)),
+            Self::ZeroVectors => {
+                let (a, b) = odd()?;
+                let mut keep = [1f64; 7];
+                keep[3] = 0.0;
+                let keep = Tensor::new(&keep, &Device::Cpu)?.reshape((7, 1))?;
+                Ok((a.broadcast_mul(&keep)?, b.broadcast_mul(&keep)?))
+            }
+            Self::LargeNumbers => {
+                let (a, b) = odd()?;
+                Ok(((a * 1e6)?, (b * 1e6)?))
+            }
+        }
+    }
+}
+
+/// Standard normal numbers.
+pub fn normal(shape: &[usize], sample: u32) -> Result<Tensor> {
+    let mut stream = Key::new(0, Purpose::Test).sample(sample).stream();
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_: usize| stream.normal()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// A scalar tensor's number.
+pub fn value_of(scalar: &Tensor) -> Result<f64> {
+    scalar.to_dtype(DType::F64)?.to_scalar()
+}
+
+/// Value and gradients of `objective` against those of the written-out
+/// `reference`, in f64 and f32; gradients relative to their largest entry, or to
+/// the loss over the embeddings' size where they vanish (Barlow Twins at batch 2).
+pub fn check_against_reference(
+    case: Embeddings,
+    objective: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+    reference: impl Fn(&Matrix, &Matrix) -> Slope,
+) -> Result<()> {
+    let (a, b) = case.views()?;
+    // f32: the rounding of some dozens of terms of size 1.
+    for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
+        let vars = [a.to_dtype(dtype)?, b.to_dtype(dtype)?].map(|z| Var::from_tensor(&z));
+        let vars = vars.into_iter().collect::<Result<Vec<_>>>()?;
+        let loss = objective(vars[0].as_tensor(), vars[1].as_tensor())?;
+        assert_eq!((loss.rank(), loss.dtype()), (0, dtype));
+        let gradients = loss.backward()?;
+
+        // The loops see the same rounded inputs.
+        let mut views = [rows(&vars[0])?, rows(&vars[1])?];
+        let expected = reference(&views[0], &views[1]).value;
+        let error = (value_of(&loss)? - expected).abs() / expected.abs().max(1.0);
+        assert!(error < tolerance, "{case:?} {dtype:?}: loss, relative error {error:e}");
+
+        for (view, var) in vars.iter().enumerate() {
+            let gradient = rows(gradients.get(var).expect("a variable"))?;
+            let mut expected = rows(var)?;
+            for (i, row) in expected.iter_mut().enumerate() {
+                for (k, entry) in row.iter_mut().enumerate() {
+                    views[view][i][k].slope = 1.0;
+                    *entry = reference(&views[0], &views[1]).slope.into();
+                    views[view][i][k].slope = 0.0;
+                }
+            }
+            let largest = |matrix: &Matrix| {
+                matrix.concat().iter().fold(0.0, |max: f64, x| max.max(x.value.abs()))
+            };
+            let floor = 0.1 * value_of(&loss)?.max(1.0) / largest(&views[view]);
+            let scale = largest(&expected).max(floor);
+            for (got, expected) in gradient.concat().iter().zip(expected.concat()) {
+                let error = (got.value - expected.value).abs() / scale;
+                assert!(
+                    error < tolerance,
+                    "{case:?} {dtype:?}: gradient of view {view}, relative error {error:e}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A matrix as rows of constants.
+fn rows(matrix: &Tensor) -> Result<Matrix> {
+    let rows = matrix.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    Ok(rows.into_iter().map(|row| row.into_iter().map(Slope::from).collect()).collect())
+}
+
+/// The tangent of `objective` along a random direction, and the gradient of that
+/// tangent, against central differences in f64.
+pub fn check_tangents(objective: impl Fn(&Dual, &Dual) -> Result<Dual>) -> Result<()> {
+    const STEP: f64 = 1e-5;
+    const TOLERANCE: f64 = 1e-7; // truncation ~ STEP², rounding ~ 1e-16 / STEP
+    let (a, b) = Embeddings::OddBatch.views()?;
+    let (v_a, v_b) = (normal(a.dims(), 8)?, normal(b.dims(), 9)?);
+    // Loss and its gradient with respect to view a, moved along the direction.
+    let moved = |by: f64| -> Result<(f64, Tensor)> {
+        let a = Var::from_tensor(&(&a + (&v_a * by)?)?)?;
+        let b = (&b + (&v_b * by)?)?;
+        let loss = objective(&a.as_tensor().clone().into(), &b.into())?.value;
+        Ok((value_of(&loss)?, loss.backward()?.remove(&a).expect("a variable")))
+    };
+    let (plus, minus) = (moved(STEP)?, moved(-STEP)?);
+
+    let var = Var::from_tensor(&a)?;
+    let dual = objective(&Dual::new(var.as_tensor().clone(), v_a.clone()), &Dual::new(b, v_b))?;
+    let tangent = dual.tangent_or_zeros()?;
+    let expected = (plus.0 - minus.0) / (2.0 * STEP);
+    let error = (value_of(&tangent)? - expected).abs() / expected.abs();
+    assert!(error < TOLERANCE, "tangent: relative error {error:e}");
+
+    let second = tangent.backward()?.remove(&var).expect("a variable");
+    let expected = ((plus.1 - minus.1)? / (2.0 * STEP))?;
+    let largest = value_of(&expected.abs()?.flatten_all()?.max(0)?)?;
+    let error = value_of(&(second - expected)?.abs()?.flatten_all()?.max(0)?)? / largest;
+    assert!(error < TOLERANCE, "second derivative: relative error {error:e}");
+    Ok(())
+}
+
+/// The messages of an objective given shapes that do not fit.
+pub fn check_shape_errors(name: &str, objective: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
+    let z = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let cases: [(&[usize], &[usize], &str); 3] = [
+        (&[4, 3], &[4, 2], "views must have one shape [batch, dim], expected [4, 3], got [4, 2]"),
+        (&[4], &[4], "views must have one shape [batch, dim], expected [4], got [4]"),
+        (&[1, 3], &[1, 3], "samples are compared within the batch, expected batch >= 2, got 1"),
+    ];
+    for (a, b, message) in cases {
+        let error = objective(&z(a), &z(b)).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name}: {message}")), "{error}");
+    }
+}
