@@ -1,0 +1,283 @@
+//! Weighted k-nearest-neighbour classification of features, the protocol of
+//! Wu et al. 2018 (arXiv:1805.01978, section 3.4).
+
+use candle_core::{DType, Result, Tensor, bail};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{check_labels, checked_features};
+
+/// Settings of [`knn_predict`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Knn {
+    /// Number of neighbours that vote, from 1 to the size of the bank. Default 20.
+    pub k: usize,
+    /// T in a vote's weight exp(cos / T), positive. Default 0.1.
+    pub temperature: f64,
+}
+
+impl Default for Knn {
+    fn default() -> Self {
+        Self { k: 20, temperature: 0.1 }
+    }
+}
+
+/// Class of each query by a weighted vote of its k nearest features in the bank.
+///
+/// ```text
+/// cos(q, b) = q·b / (‖q‖ ‖b‖)      votes(c) = Σ_{b ∈ N_k(q), y_b = c} exp(cos(q, b) / T)
+/// ```
+/// N_k(q) are the k of the highest cosine, of equal ones those that come first
+/// in the bank; the lowest class wins between equal votes. A feature of zeros
+/// has cosine 0 with everything. Computed in f32; the memory beyond the
+/// features is bounded, whatever their number.
+///
+/// # Shapes
+/// `bank`: `[n, dim]` with `n` labels, `queries`: `[m, dim]`. Returns `m` classes.
+/// # Errors
+/// If shapes, labels or settings do not fit, or a feature is not finite.
+pub fn knn_predict(
+    bank: &Tensor,
+    bank_labels: &[u32],
+    queries: &Tensor,
+    knn: Knn,
+    n_classes: usize,
+) -> Result<Vec<u32>> {
+    let bank = unit_rows(&checked_features("knn_predict", bank)?)?; // [N, D]
+    let queries = unit_rows(&checked_features("knn_predict", queries)?)?; // [M, D]
+    let (n_bank, n_queries) = (bank.dim(0)?, queries.dim(0)?);
+    if bank.dim(1)? != queries.dim(1)? {
+        let (expected, got) = (bank.dim(1)?, queries.dim(1)?);
+        bail!("knn_predict: queries must have the bank's width, expected {expected}, got {got}");
+    }
+    check_labels("knn_predict", bank_labels, n_bank, n_classes)?;
+    knn.check(n_bank)?;
+
+    let bank_t = bank.t()?; // [D, N]
+    let block = (COSINES_PER_BLOCK / n_bank).clamp(1, n_queries);
+    let mut predictions = Vec::with_capacity(n_queries);
+    for start in (0..n_queries).step_by(block) {
+        let rows = block.min(n_queries - start);
+        let cosines = queries.narrow(0, start, rows)?.matmul(&bank_t)?; // [rows, N]
+        let cosines = cosines.flatten_all()?.to_vec1::<f32>()?;
+        predictions.par_extend(
+            cosines.par_chunks_exact(n_bank).map(|row| knn.vote(row, bank_labels, n_classes)),
+        );
+    }
+    Ok(predictions)
+}
+
+/// 16 MB of cosines at a time: few enough to stay near the caches, enough for
+/// the matrix product to run at full speed.
+const COSINES_PER_BLOCK: usize = 4 << 20;
+
+impl Knn {
+    fn check(&self, n_bank: usize) -> Result<()> {
+        if !(1..=n_bank).contains(&self.k) {
+            bail!("knn_predict: k must be from 1 to the bank's size {n_bank}, got {}", self.k);
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            bail!("knn_predict: temperature must be positive, got {}", self.temperature);
+        }
+        Ok(())
+    }
+
+    fn vote(&self, cosines: &[f32], labels: &[u32], n_classes: usize) -> u32 {
+        let nearest = nearest(cosines, self.k);
+        // The highest cosine is taken off every exponent, so that a small
+        // temperature cannot overflow; the votes keep their proportions.
+        let highest = f64::from(nearest[0].0);
+        let mut votes = vec![0.0; n_classes];
+        for (cosine, idx) in nearest {
+            let weight = ((f64::from(cosine) - highest) / self.temperature).exp();
+            votes[labels[idx] as usize] += weight;
+        }
+        let mut winner = 0;
+        for class in 1..n_classes {
+            if votes[class] > votes[winner] {
+                winner = class;
+            }
+        }
+        winner as u32
+    }
+}
+
+/// The k highest of `cosines` with their indices, highest first, equal ones in
+/// order of their index.
+fn nearest(cosines: &[f32], k: usize) -> Vec<(f32, usize)> {
+    let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
+    for (idx, &cosine) in cosines.iter().enumerate() {
+        if nearest.len() == k {
+            // Later and equal stays outside; nearly all end here.
+            if cosine <= nearest[k - 1].0 {
+                continue;
+            }
+            nearest.pop();
+        }
+        let place = nearest.partition_point(|&(other, _)| other >= cosine);
+        nearest.insert(place, (cosine, idx));
+    }
+    nearest
+}
+
+/// Rows in f32, divided by their norms, which are taken in f64 and bounded below by 1e-12.
+fn unit_rows(features: &Tensor) -> Result<Tensor> {
+    let (n, dim) = features.dims2()?;
+    let mut values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    values.par_chunks_exact_mut(dim).for_each(|row| {
+        let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+    });
+    Tensor::from_vec(values, (n, dim), features.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use metamask_random::{Key, Purpose};
+
+    use super::*;
+
+    const KEY: Key = Key::new(1, Purpose::Test);
+
+    fn normal(rows: usize, dim: usize, key: Key) -> Result<Tensor> {
+        let mut stream = key.stream();
+        let values: Vec<f64> = (0..rows * dim).map(|_| stream.normal()).collect();
+        Tensor::from_vec(values, (rows, dim), &Device::Cpu)
+    }
+
+    fn classes(rows: usize, n_classes: u32, key: Key) -> Vec<u32> {
+        let mut stream = key.stream();
+        (0..rows).map(|_| stream.below(n_classes)).collect()
+    }
+
+    fn rows(values: &[[f32; 2]]) -> Result<Tensor> {
+        Tensor::from_slice(values.as_flattened(), (values.len(), 2), &Device::Cpu)
+    }
+
+    /// The definition, written out in f64, one query at a time.
+    fn written_out(
+        bank: &Tensor,
+        labels: &[u32],
+        queries: &Tensor,
+        knn: Knn,
+        n_classes: usize,
+    ) -> Result<Vec<u32>> {
+        let bank = bank.to_vec2::<f64>()?;
+        let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let mut predictions = Vec::new();
+        for q in queries.to_vec2::<f64>()? {
+            let cosine =
+                |b: &[f64]| q.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / (norm(&q) * norm(b));
+            let mut order: Vec<(f64, usize)> =
+                bank.iter().enumerate().map(|(i, b)| (cosine(b), i)).collect();
+            order.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));
+            let mut votes = vec![0.0; n_classes];
+            for &(cosine, i) in &order[..knn.k] {
+                votes[labels[i] as usize] += (cosine / knn.temperature).exp();
+            }
+            let best = votes.iter().copied().fold(f64::MIN, f64::max);
+            predictions.push(votes.iter().position(|&v| v == best).unwrap() as u32);
+        }
+        Ok(predictions)
+    }
+
+    #[test]
+    fn predictions_equal_the_written_out_definition() -> Result<()> {
+        let bank = normal(300, 7, KEY)?;
+        let labels = classes(300, 4, KEY.view(1));
+        let queries = normal(101, 7, KEY.view(2))?;
+        for knn in [
+            Knn { k: 1, temperature: 0.1 },
+            Knn { k: 5, temperature: 1.0 },
+            Knn { k: 20, temperature: 0.07 },
+            Knn { k: 300, temperature: 0.1 },
+        ] {
+            let expected = written_out(&bank, &labels, &queries, knn, 4)?;
+            assert_eq!(knn_predict(&bank, &labels, &queries, knn, 4)?, expected, "{knn:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_of_queries_do_not_change_predictions() -> Result<()> {
+        // 4 Mi / 4096 = 1024 queries a block: three blocks, the last one short.
+        let bank = normal(4096, 3, KEY)?;
+        let labels = classes(4096, 10, KEY.view(1));
+        let queries = normal(2100, 3, KEY.view(2))?;
+        let knn = Knn { k: 10, temperature: 0.1 };
+        let expected = written_out(&bank, &labels, &queries, knn, 10)?;
+        let got = knn_predict(&bank, &labels, &queries, knn, 10)?;
+        // f32 cosines may swap two neighbours that are equal to 1e-7.
+        let differing = got.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        assert!(differing <= 2, "{differing} of 2100 predictions differ");
+        Ok(())
+    }
+
+    #[test]
+    fn equal_cosines_at_the_last_place_take_the_lowest_index() -> Result<()> {
+        // All three lie in the query's direction: cosine 1 for each, k = 1.
+        let bank = rows(&[[0.0, 1.0], [2.0, 0.0], [1.0, 0.0], [4.0, 0.0]])?;
+        let query = rows(&[[8.0, 0.0]])?;
+        let knn = Knn { k: 1, temperature: 1.0 };
+        assert_eq!(knn_predict(&bank, &[0, 2, 1, 3], &query, knn, 4)?, [2]);
+        Ok(())
+    }
+
+    #[test]
+    fn equal_votes_go_to_the_lowest_class() -> Result<()> {
+        let bank = rows(&[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])?;
+        let query = rows(&[[1.0, 0.0]])?;
+        let knn = Knn { k: 2, temperature: 1.0 };
+        assert_eq!(knn_predict(&bank, &[2, 1, 0], &query, knn, 3)?, [1]);
+        Ok(())
+    }
+
+    #[test]
+    fn near_votes_outweigh_many_far_ones_at_a_low_temperature() -> Result<()> {
+        let bank = rows(&[[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])?;
+        let query = rows(&[[1.0, 0.0]])?;
+        // exp(1/T) against 2 exp(0.6/T): they are equal at T = 0.4 / ln 2 = 0.577.
+        for (temperature, expected) in [(0.5, 1), (0.7, 0), (1e-6, 1)] {
+            let knn = Knn { k: 3, temperature };
+            let got = knn_predict(&bank, &[1, 0, 0], &query, knn, 2)?;
+            assert_eq!(got, [expected], "temperature {temperature}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn scaling_a_feature_changes_nothing() -> Result<()> {
+        let bank = normal(50, 4, KEY)?;
+        let labels = classes(50, 3, KEY.view(1));
+        let queries = normal(20, 4, KEY.view(2))?;
+        let knn = Knn { k: 5, temperature: 0.1 };
+        // A power of two scales without rounding.
+        let scaled = queries.affine(1024.0, 0.0)?;
+        assert_eq!(
+            knn_predict(&bank, &labels, &queries, knn, 3)?,
+            knn_predict(&bank, &labels, &scaled, knn, 3)?
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn bad_input_is_refused() -> Result<()> {
+        let bank = normal(5, 4, KEY)?;
+        let labels = [0, 1, 0, 1, 0];
+        let knn = Knn { k: 5, temperature: 0.1 };
+        let refused = |bank: &Tensor, labels: &[u32], queries: &Tensor, knn, expected: &str| {
+            let error = knn_predict(bank, labels, queries, knn, 2).unwrap_err().to_string();
+            assert!(error.contains(expected), "`{error}` does not say `{expected}`");
+        };
+        refused(&bank, &labels, &bank, Knn { k: 6, ..knn }, "k must be from 1");
+        refused(&bank, &labels, &bank, Knn { k: 0, ..knn }, "k must be from 1");
+        refused(&bank, &labels, &bank, Knn { temperature: 0.0, ..knn }, "temperature");
+        refused(&bank, &labels[1..], &bank, knn, "one label");
+        refused(&bank, &[0, 1, 2, 0, 1], &bank, knn, "below the number of classes");
+        refused(&bank, &labels, &normal(5, 3, KEY)?, knn, "the bank's width");
+        refused(&bank, &labels, &(&bank * f64::NAN)?, knn, "must be finite");
+        Ok(())
+    }
+}
