@@ -1,1 +1,11 @@
-//! End-to-end tests.
+//! End-to-end tests: the command line as a user has it, a black box.
+//!
+//! They start the binary that METAMASK_BIN names (`cargo xtask test` sets it)
+//! and look at exit codes, at what is printed and at the run folder.
+
+mod bad_input;
+mod durability;
+mod help;
+mod pretrain;
+mod resume;
+mod support;

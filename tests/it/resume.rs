@@ -1,0 +1,116 @@
+//! Killed at any instant and resumed, a run ends as if nothing had happened.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use metamask_random::{Key, Purpose};
+
+use crate::support::{Metamask, Results, sorted_names};
+
+const N_KILLS: u32 = 20;
+
+fn resumed(mut arguments: Vec<String>) -> Vec<String> {
+    arguments.push("--resume".into());
+    arguments
+}
+
+#[test]
+fn killed_at_random_instants_and_resumed_a_run_ends_with_the_same_bits() {
+    let Some(metamask) = Metamask::find() else { return };
+    let start = Instant::now();
+    metamask.succeed(&metamask.tiny_run("whole"));
+    let whole = Results::of(&metamask.path("whole"));
+    let duration = start.elapsed();
+
+    let mut n_fired = 0;
+    let mut n_in_training = 0;
+    for i in 0..N_KILLS {
+        let out = format!("killed-{i}");
+        let arguments = resumed(metamask.tiny_run(&out));
+        // A second kill hits the resumed run, one time in two.
+        let mut instants = Key::new(17, Purpose::Test).sample(i).stream();
+        for _ in 0..1 + instants.below(2) {
+            let wait = duration.mul_f64(instants.uniform_f64());
+            let mut child = metamask.command(&arguments).spawn().expect("it starts");
+            thread::sleep(wait);
+            n_fired += usize::from(child.try_wait().expect("a child").is_none());
+            child.kill().expect("SIGKILL is sent, or the child has ended");
+            child.wait().expect("a child");
+        }
+        let checkpoints = metamask.path(&out).join("checkpoints");
+        n_in_training +=
+            usize::from(checkpoints.exists() && !sorted_names(&checkpoints).is_empty());
+
+        metamask.succeed(&arguments);
+        whole.assert_equal(&Results::of(&metamask.path(&out)), &format!("kill {i}"));
+    }
+    assert!(n_fired >= N_KILLS as usize, "only {n_fired} kills hit a running program");
+    assert!(n_in_training >= 5, "only {n_in_training} kills came after a checkpoint");
+}
+
+#[test]
+fn a_finished_run_resumes_to_itself() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("run"));
+    let before = Results::of(&metamask.path("run"));
+    let finished = metamask.succeed(&resumed(metamask.tiny_run("run")));
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(said.contains("already finished"), "{said}");
+    before.assert_equal(&Results::of(&metamask.path("run")), "after resuming a finished run");
+}
+
+#[test]
+fn resuming_with_another_configuration_is_refused() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("run"));
+    let mut arguments = resumed(metamask.tiny_run("run"));
+    arguments.extend(["--set", "training.epochs=5"].map(String::from));
+    let refused = metamask.run(&arguments);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`training.epochs`"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_damaged_last_checkpoint_is_noticed_and_the_one_before_is_used() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("run"));
+    let before = Results::of(&metamask.path("run"));
+    let checkpoints = metamask.path("run").join("checkpoints");
+    let names = sorted_names(&checkpoints);
+    assert!(names.len() >= 2, "two are kept: {names:?}");
+    let last = checkpoints.join(names.last().expect("there is one"));
+    let weights = last.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("the model is model.safetensors");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).expect("written");
+
+    metamask.succeed(&resumed(metamask.tiny_run("run")));
+    before.assert_equal(
+        &Results::of(&metamask.path("run")),
+        "one bit flipped in the last checkpoint",
+    );
+}
+
+#[test]
+fn two_processes_cannot_share_a_run() {
+    let Some(metamask) = Metamask::find() else { return };
+    let mut arguments = resumed(metamask.tiny_run("run"));
+    // Long enough to be still there when the second one starts.
+    arguments.extend(["--set", "training.epochs=400"].map(String::from));
+    let mut first = metamask.command(&arguments).spawn().expect("it starts");
+    let config = metamask.path("run").join("config.toml");
+    let start = Instant::now();
+    while !config.exists() && start.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let second = metamask.run(&arguments);
+    let was_running = first.try_wait().expect("a child").is_none();
+    first.kill().expect("it can be killed");
+    first.wait().expect("a child");
+
+    assert!(was_running, "the first run ended too soon for this test");
+    assert_eq!(second.code, Some(75), "{}", second.stderr);
+    assert!(second.stderr.contains("error[LOCKED]: run: "), "{}", second.stderr);
+}
