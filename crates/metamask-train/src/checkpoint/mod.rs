@@ -1,0 +1,405 @@
+//! Checkpoints: either there whole, or not there.
+//!
+//! ```text
+//! checkpoints/step-0000500/{model,optim,mask}.safetensors  state.json  MANIFEST.json
+//! ```
+//! A checkpoint is written to `.step-0000500.partial`, each file synced, then
+//! the folder, then renamed, then its parent synced, then read back. The latest
+//! checkpoint is the one of the highest step whose manifest verifies; neither
+//! links nor times are looked at. Older ones are removed only after that.
+//! Everything that cannot be computed from the configuration and the step is in
+//! it; learning rates, orders and views can be, so they cannot be forgotten.
+
+mod manifest;
+mod tensors;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use metamask_ops::Kernel;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    durable,
+    failure::{Code, Failure},
+};
+pub use manifest::Identity;
+pub(crate) use manifest::sha256;
+use manifest::{FORMAT, FileRecord, Manifest};
+pub use tensors::NamedTensors;
+
+const MANIFEST: &str = "MANIFEST.json";
+const FILES: [&str; 4] =
+    ["mask.safetensors", "model.safetensors", "optim.safetensors", "state.json"];
+const MAX_JSON_BYTES: u64 = 1 << 20;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Steps done.
+    pub step: u64,
+    /// Epochs done.
+    pub epoch: u64,
+}
+
+/// Everything that a run needs to go on.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Where the run stands.
+    pub state: State,
+    /// Weights and running statistics.
+    pub model: NamedTensors,
+    /// The optimisers' momentum.
+    pub optim: NamedTensors,
+    /// The mask's logits; empty without a mask.
+    pub mask: NamedTensors,
+}
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    /// The folder that holds them.
+    pub folder: PathBuf,
+    /// The run they belong to.
+    pub identity: Identity,
+    /// How many are kept.
+    pub keep: usize,
+}
+
+/// What a look for the latest checkpoint found.
+#[derive(Debug)]
+pub struct Latest {
+    /// The newest one that verifies.
+    pub checkpoint: Checkpoint,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Newer ones that do not verify, with the reason.
+    pub rejected: Vec<Failure>,
+}
+
+impl Checkpoints {
+    /// Writes a checkpoint, verifies it, and removes the oldest ones.
+    ///
+    /// # Errors
+    /// If it cannot be written, or does not read back.
+    pub fn save(&self, checkpoint: &Checkpoint) -> anyhow::Result<PathBuf> {
+        let step = checkpoint.state.step;
+        let target = self.path(step);
+        let partial = self.folder.join(format!(".{}.partial", name(step)));
+        self.create_folder(&partial)?;
+
+        let metadata = serde_json::to_string(&checkpoint.state)?;
+        let mut state = serde_json::to_vec_pretty(&checkpoint.state)?;
+        state.push(b'\n');
+        let contents = [
+            tensors::encode(&checkpoint.mask, &metadata)?,
+            tensors::encode(&checkpoint.model, &metadata)?,
+            tensors::encode(&checkpoint.optim, &metadata)?,
+            state,
+        ];
+        let mut files = BTreeMap::new();
+        for (file, bytes) in FILES.iter().zip(&contents) {
+            durable::write(&partial.join(file), bytes)?;
+            let record = FileRecord { bytes: bytes.len() as u64, sha256: sha256(bytes) };
+            files.insert((*file).to_owned(), record);
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            step,
+            identity: self.identity.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: format!("{} {:?}", std::env::consts::ARCH, Kernel::current()).to_lowercase(),
+            files,
+            manifest_sha256: String::new(),
+        };
+        durable::write(&partial.join(MANIFEST), &manifest.to_bytes())?;
+        durable::sync_folder(&partial)?;
+        if target.exists() {
+            // Only one that does not verify, or that this run wrote before, can be here.
+            remove(&target)?;
+        }
+        durable::rename(&partial, &target)?;
+
+        read_verified(&target, &self.identity, checkpoint)?;
+        let steps = self.steps()?;
+        for &old in &steps[..steps.len().saturating_sub(self.keep)] {
+            remove(&self.path(old))?;
+        }
+        Ok(target)
+    }
+
+    /// The newest checkpoint that verifies, `None` if there is no checkpoint at
+    /// all. Its tensors have the names, shapes and dtypes of `like`'s.
+    ///
+    /// # Errors
+    /// If there are some and none verifies; if the newest that does is of
+    /// another run, another model, or a newer format.
+    pub fn latest(&self, like: &Checkpoint) -> Result<Option<Latest>, Failure> {
+        let mut rejected: Vec<Failure> = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            let path = self.path(step);
+            match read_verified(&path, &self.identity, like) {
+                Ok(checkpoint) => return Ok(Some(Latest { checkpoint, path, rejected })),
+                Err(failure) if failure.code == Code::CheckpointHash => rejected.push(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        match rejected.into_iter().next() {
+            None => Ok(None),
+            Some(newest) => Err(newest.help("no other checkpoint is left; start a new run")),
+        }
+    }
+
+    /// Removes what an interrupted save left. Only for the holder of the run's lock.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn remove_partial(&self) -> Result<(), Failure> {
+        for entry in self.entries()? {
+            if entry.starts_with(".step-") && entry.ends_with(".partial") {
+                remove(&self.folder.join(entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps of the checkpoints, ascending, verified or not.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn steps(&self) -> Result<Vec<u64>, Failure> {
+        let step = |entry: &String| {
+            let step = entry.strip_prefix("step-")?.parse().ok()?;
+            (name(step) == *entry).then_some(step)
+        };
+        let mut steps: Vec<u64> = self.entries()?.iter().filter_map(step).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.folder.join(name(step))
+    }
+
+    fn entries(&self) -> Result<Vec<String>, Failure> {
+        let read = |error: io::Error| Failure::io(&self.folder, "list", &error);
+        match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(read(error)),
+            Ok(entries) => entries
+                .map(|entry| Ok(entry.map_err(read)?.file_name().to_string_lossy().into_owned()))
+                .collect(),
+        }
+    }
+
+    fn create_folder(&self, partial: &Path) -> Result<(), Failure> {
+        if partial.exists() {
+            remove(partial)?;
+        }
+        fs::create_dir_all(partial).map_err(|error| Failure::io(partial, "create", &error))
+    }
+}
+
+fn name(step: u64) -> String {
+    format!("step-{step:07}")
+}
+
+fn remove(folder: &Path) -> Result<(), Failure> {
+    fs::remove_dir_all(folder).map_err(|error| Failure::io(folder, "remove", &error))
+}
+
+/// Reads a checkpoint whose every byte is what its manifest says.
+fn read_verified(
+    folder: &Path,
+    identity: &Identity,
+    like: &Checkpoint,
+) -> Result<Checkpoint, Failure> {
+    let damaged = |path: &Path, message: &str| Failure::at(Code::CheckpointHash, path, message);
+    let read = |file: &str, limit: u64| {
+        let path = folder.join(file);
+        match durable::read_at_most(&path, limit) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(damaged(&path, &format!("is larger than {limit} bytes"))),
+            Err(error) => Err(damaged(&path, &format!("cannot be read: {error}"))),
+        }
+    };
+    let manifest_path = folder.join(MANIFEST);
+    let manifest = read(MANIFEST, MAX_JSON_BYTES)?;
+    if let Some(format) = Manifest::format_of(&manifest).filter(|&format| format > FORMAT) {
+        let message = format!("format {format}, this program reads 1 to {FORMAT}");
+        return Err(
+            Failure::at(Code::CheckpointVersion, &manifest_path, message).help("update metamask")
+        );
+    }
+    let manifest =
+        Manifest::from_bytes(&manifest).map_err(|message| damaged(&manifest_path, &message))?;
+    if manifest.files.keys().ne(FILES) || !folder.ends_with(name(manifest.step)) {
+        return Err(damaged(&manifest_path, "does not describe this checkpoint"));
+    }
+    let other = |found: &str, expected: &str, what: &str| {
+        let message = format!("is of another {what} (SHA-256 {found}), expected {expected}");
+        Failure::at(Code::CheckpointShape, &manifest_path, message)
+    };
+    let Identity { config_sha256, data_sha256 } = &manifest.identity;
+    if *config_sha256 != identity.config_sha256 {
+        return Err(other(config_sha256, &identity.config_sha256, "configuration"));
+    }
+    if *data_sha256 != identity.data_sha256 {
+        return Err(other(data_sha256, &identity.data_sha256, "data set"));
+    }
+
+    let bytes = |file: &str, limit: u64| {
+        let bytes = read(file, limit)?;
+        let record = &manifest.files[file];
+        let (length, hash) = (bytes.len() as u64, sha256(&bytes));
+        if length != record.bytes {
+            let message = format!("has {length} bytes, expected {}", record.bytes);
+            return Err(damaged(&folder.join(file), &message));
+        }
+        if hash != record.sha256 {
+            let message = format!("has SHA-256 {hash}, expected {}", record.sha256);
+            return Err(damaged(&folder.join(file), &message));
+        }
+        Ok(bytes)
+    };
+    let tensors = |file: &str, like: &NamedTensors| {
+        let bytes = bytes(file, tensors::size_limit(like))?;
+        tensors::decode(&bytes, like)
+            .map_err(|(code, message)| Failure::at(code, &folder.join(file), message))
+    };
+    let state: State = serde_json::from_slice(&bytes("state.json", MAX_JSON_BYTES)?)
+        .map_err(|error| Failure::at(Code::CheckpointHeader, &folder.join("state.json"), error))?;
+    if state.step != manifest.step {
+        return Err(damaged(&manifest_path, "its step is not the state's"));
+    }
+    Ok(Checkpoint {
+        state,
+        mask: tensors("mask.safetensors", &like.mask)?,
+        model: tensors("model.safetensors", &like.model)?,
+        optim: tensors("optim.safetensors", &like.optim)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    fn checkpoint(step: u64) -> Checkpoint {
+        let tensors = |name: &str, value: f32| {
+            let tensor = Tensor::new(&[value, 1.0, 2.0], &Device::Cpu).expect("a tensor");
+            NamedTensors::from([(name.to_owned(), tensor)])
+        };
+        Checkpoint {
+            state: State { step, epoch: step / 10 },
+            model: tensors("encoder.conv1.weight", step as f32),
+            optim: tensors("encoder.conv1.weight", 0.5),
+            mask: tensors("mask.logits", -1.0),
+        }
+    }
+
+    fn checkpoints(folder: &Path) -> Checkpoints {
+        let identity = Identity { config_sha256: sha256(b"c"), data_sha256: sha256(b"d") };
+        Checkpoints { folder: folder.join("checkpoints"), identity, keep: 2 }
+    }
+
+    #[test]
+    fn the_newest_checkpoints_are_kept_and_the_last_is_found() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = checkpoints(folder.path());
+        assert!(checkpoints.latest(&checkpoint(0))?.is_none());
+        for step in [10, 20, 100] {
+            checkpoints.save(&checkpoint(step))?;
+        }
+        assert_eq!(checkpoints.steps()?, [20, 100]);
+        let latest = checkpoints.latest(&checkpoint(0))?.expect("there are some");
+        assert_eq!(latest.checkpoint.state, State { step: 100, epoch: 10 });
+        let weight = latest.checkpoint.model["encoder.conv1.weight"].to_vec1::<f32>()?;
+        assert_eq!(weight, [100.0, 1.0, 2.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_flip_of_any_byte_is_found_and_the_one_before_is_used() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = checkpoints(folder.path());
+        checkpoints.save(&checkpoint(10))?;
+        let newest = checkpoints.save(&checkpoint(20))?;
+        for file in FILES.into_iter().chain([MANIFEST]) {
+            let path = newest.join(file);
+            let bytes = fs::read(&path)?;
+            for position in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 1 << (position % 8);
+                fs::write(&path, flipped)?;
+                // A flipped digit of the format may claim a newer one.
+                if let Ok(latest) = checkpoints.latest(&checkpoint(0)) {
+                    let latest = latest.expect("the older one verifies");
+                    assert_eq!(latest.checkpoint.state.step, 10, "{file} byte {position}");
+                    assert_eq!(latest.rejected[0].code, Code::CheckpointHash);
+                }
+            }
+            fs::write(&path, &bytes[..bytes.len() - 1])?;
+            assert_eq!(
+                checkpoints.latest(&checkpoint(0))?.expect("older").checkpoint.state.step,
+                10
+            );
+            fs::write(&path, bytes)?;
+        }
+        assert_eq!(checkpoints.latest(&checkpoint(0))?.expect("mended").checkpoint.state.step, 20);
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_run_or_model_is_refused() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mine = checkpoints(folder.path());
+        mine.save(&checkpoint(10))?;
+
+        let mut other = mine.clone();
+        other.identity.data_sha256 = sha256(b"e");
+        let failure = other.latest(&checkpoint(0)).expect_err("other data");
+        assert!(failure.message.contains("is of another data set"), "{failure}");
+
+        let mut wider = checkpoint(0);
+        wider.mask =
+            NamedTensors::from([("mask.logits".into(), Tensor::new(&[0f32], &Device::Cpu)?)]);
+        let failure = mine.latest(&wider).expect_err("another shape");
+        assert_eq!(failure.code, Code::CheckpointShape);
+        assert!(failure.message.contains("\"mask.logits\" is [3] F32, the model needs [1]"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = checkpoints(folder.path());
+        let path = checkpoints.save(&checkpoint(10))?.join(MANIFEST);
+        let newer = fs::read_to_string(&path)?.replace("\"format\": 1", "\"format\": 2");
+        fs::write(&path, newer)?;
+        let failure = checkpoints.latest(&checkpoint(0)).expect_err("a newer format");
+        assert_eq!(failure.code, Code::CheckpointVersion);
+        assert!(failure.message.contains("format 2, this program reads 1 to 1"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_an_interrupted_save_left_is_ignored_and_removed() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = checkpoints(folder.path());
+        checkpoints.save(&checkpoint(10))?;
+        let partial = checkpoints.folder.join(".step-0000020.partial");
+        fs::create_dir(&partial)?;
+        fs::write(partial.join("model.safetensors"), b"torn")?;
+        assert_eq!(checkpoints.latest(&checkpoint(0))?.expect("one").checkpoint.state.step, 10);
+        checkpoints.remove_partial()?;
+        assert!(!partial.exists());
+        checkpoints.save(&checkpoint(20))?;
+        Ok(())
+    }
+}

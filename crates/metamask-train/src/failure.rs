@@ -1,0 +1,220 @@
+//! Failures a user meets: a stable code, an exit status, one clear line.
+//!
+//! The line reads `error[CODE]: PATH: what was found, what was expected`; lines
+//! `kept:` and `help:` may follow. Codes and statuses are part of the surface.
+
+use std::{fmt, io, path::Path};
+
+/// The kind of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// A command line that cannot be carried out.
+    Usage,
+    /// A configuration that does not parse or is out of range.
+    Config,
+    /// A device this build or machine does not have.
+    Device,
+    /// Data that is not what it should be.
+    Data,
+    /// A file or folder that is not there.
+    Missing,
+    /// No checkpoint in a run that should have one.
+    CheckpointMissing,
+    /// A checkpoint file whose bytes differ from its manifest.
+    CheckpointHash,
+    /// A checkpoint file with a malformed header.
+    CheckpointHeader,
+    /// A checkpoint whose tensors are not those of the model.
+    CheckpointShape,
+    /// A checkpoint in a format this program does not read.
+    CheckpointVersion,
+    /// A value that is not finite.
+    NotFinite,
+    /// An output folder that cannot be made.
+    OutDir,
+    /// A read or write that failed in the middle of a run.
+    Io,
+    /// A full disk.
+    DiskFull,
+    /// A run folder that another process uses.
+    Locked,
+}
+
+impl Code {
+    /// Every code, in the order of the exit statuses.
+    pub const ALL: [Self; 15] = [
+        Self::Usage,
+        Self::Config,
+        Self::Device,
+        Self::Data,
+        Self::CheckpointHash,
+        Self::CheckpointHeader,
+        Self::CheckpointShape,
+        Self::CheckpointVersion,
+        Self::Missing,
+        Self::CheckpointMissing,
+        Self::NotFinite,
+        Self::OutDir,
+        Self::Io,
+        Self::DiskFull,
+        Self::Locked,
+    ];
+
+    /// The word between the brackets.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "USAGE",
+            Self::Config => "CONFIG",
+            Self::Device => "DEVICE",
+            Self::Data => "DATA",
+            Self::Missing => "MISSING",
+            Self::CheckpointMissing => "CKPT-MISSING",
+            Self::CheckpointHash => "CKPT-HASH",
+            Self::CheckpointHeader => "CKPT-HEADER",
+            Self::CheckpointShape => "CKPT-SHAPE",
+            Self::CheckpointVersion => "CKPT-VERSION",
+            Self::NotFinite => "NOT-FINITE",
+            Self::OutDir => "OUT-DIR",
+            Self::Io => "IO",
+            Self::DiskFull => "DISK-FULL",
+            Self::Locked => "LOCKED",
+        }
+    }
+
+    /// The process's exit status.
+    pub const fn exit_status(self) -> u8 {
+        match self {
+            Self::Usage | Self::Config | Self::Device => 2,
+            Self::Data
+            | Self::CheckpointHash
+            | Self::CheckpointHeader
+            | Self::CheckpointShape
+            | Self::CheckpointVersion => 65,
+            Self::Missing | Self::CheckpointMissing => 66,
+            Self::NotFinite => 70,
+            Self::OutDir => 73,
+            Self::Io | Self::DiskFull => 74,
+            Self::Locked => 75,
+        }
+    }
+}
+
+/// A failure, ready to be shown.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What kind.
+    pub code: Code,
+    /// One line: where, what was found, what was expected.
+    pub message: String,
+    /// What is safe nevertheless.
+    pub kept: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Failure {
+    /// A failure with only its line.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), kept: None, help: None }
+    }
+
+    /// A failure at a path.
+    pub fn at(code: Code, path: &Path, message: impl fmt::Display) -> Self {
+        Self::new(code, format!("{}: {message}", shown(path)))
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// Says what is safe.
+    #[must_use]
+    pub fn kept(self, kept: impl Into<String>) -> Self {
+        Self { kept: Some(kept.into()), ..self }
+    }
+
+    /// A failed read or write at a path: a full disk has its own code.
+    pub fn io(path: &Path, doing: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::at(Code::DiskFull, path, format!("failed to {doing}: {error}"))
+                    .help("free some space, then repeat the command with --resume")
+            }
+            _ => Self::at(Code::Io, path, format!("failed to {doing}: {error}")),
+        }
+    }
+
+    /// Gives an error of the data crates its code: what is not there is
+    /// `MISSING`, anything else is `DATA`. A failure stays as it is.
+    pub fn from_data(error: anyhow::Error) -> anyhow::Error {
+        if error.downcast_ref::<Self>().is_some() {
+            return error;
+        }
+        let not_found = error.chain().any(|cause| {
+            cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+        });
+        let code = if not_found { Code::Missing } else { Code::Data };
+        Self::new(code, one_line(&error)).into()
+    }
+}
+
+/// An error and its causes on one line.
+pub fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// A path on one line of a terminal: control characters are escaped.
+pub fn shown(path: &Path) -> String {
+    let escape = |c: char| {
+        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+    };
+    path.to_string_lossy().chars().map(escape).collect()
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error[{}]: {}", self.code.name(), self.message)?;
+        if let Some(kept) = &self.kept {
+            write!(f, "\n  kept: {kept}")?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_with_optional_kept_and_help() {
+        let failure = Failure::at(Code::Locked, Path::new("runs/a\nb"), "is in use by pid 812")
+            .kept("step 450")
+            .help("wait for it");
+        assert_eq!(
+            failure.to_string(),
+            "error[LOCKED]: runs/a\\nb: is in use by pid 812\n  kept: step 450\n  help: wait for it"
+        );
+        assert_eq!(failure.code.exit_status(), 75);
+    }
+
+    #[test]
+    fn what_is_not_there_and_what_is_wrong_differ() {
+        let check = |error: anyhow::Error, code: Code| {
+            let failure = Failure::from_data(error);
+            assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, code);
+        };
+        let missing = io::Error::new(io::ErrorKind::NotFound, "no such file");
+        check(anyhow::Error::new(missing).context("failed to read `x`"), Code::Missing);
+        check(anyhow::anyhow!("`x`: 7 bytes, expected 16"), Code::Data);
+        check(Failure::new(Code::Config, "x").into(), Code::Config);
+    }
+}
