@@ -36,6 +36,13 @@ impl Kernel {
         })
     }
 
+    /// All kernels that this CPU can run, worst first.
+    #[cfg(test)]
+    pub(crate) fn supported() -> impl Iterator<Item = Self> {
+        let all = [Self::Portable, Self::Avx2, Self::Avx512];
+        all.into_iter().filter(|kernel| *kernel <= Self::best())
+    }
+
     fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {

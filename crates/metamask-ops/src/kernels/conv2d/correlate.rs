@@ -1,0 +1,258 @@
+//! The correlation itself: tiles of a few pixels by a few vectors of channels,
+//! held in registers over the whole sum.
+
+use rayon::prelude::*;
+
+use super::pack::{Columns, columns, pack_weights, pad_image};
+use super::plan::{Pixel, Plan};
+use crate::Kernel;
+use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::workspace::{Workspace, at_least};
+
+/// Target pixels that a task computes at least: fewer would read the weights
+/// too often.
+const PIXELS_PER_TASK: usize = 256;
+
+/// Rows of packed weights that are used before going on to the next ones, so
+/// that they stay in the second-level cache: 2304 · 64 channels are 576 KiB.
+const DEPTH_PER_STEP: usize = 2304;
+
+/// `target (+)= correlation of source with w`, as `plan` says.
+pub(super) fn correlate<T: Real>(
+    kernel: Kernel,
+    plan: &Plan,
+    source: &[T],
+    w: &[T],
+    target: &mut [T],
+    accumulate: bool,
+    ws: &mut Workspace<T>,
+) {
+    let pixels = plan.target_len / plan.target_c;
+    let images = PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch);
+    let (packed, _, _, per_thread) = ws.parts();
+    let (lanes, vectors) = T::tile_columns(kernel);
+    let packed = pack_weights(plan, w, lanes, vectors, packed);
+    let steps = steps(plan);
+    target
+        .par_chunks_mut(images * plan.target_len)
+        .zip(source.par_chunks(images * plan.source.image_len()))
+        .for_each(|(target, source)| {
+            let mut scratch;
+            let source = if plan.source.is_bare() {
+                source
+            } else {
+                scratch = per_thread.get();
+                let n = source.len() / plan.source.image_len();
+                let bordered = at_least(&mut scratch, n * plan.source.len());
+                for (image, to) in source
+                    .chunks_exact(plan.source.image_len())
+                    .zip(bordered.chunks_exact_mut(plan.source.len()))
+                {
+                    pad_image(&plan.source, image, to);
+                }
+                bordered
+            };
+            T::dispatch(kernel, Images { plan, steps: &steps, packed, source, target, accumulate });
+        });
+}
+
+/// Source elements that are read together: `len` from `offset` on.
+#[derive(Clone, Copy)]
+struct Span {
+    offset: usize,
+    len: usize,
+}
+
+/// Every pass's runs, cut into steps of at most [`DEPTH_PER_STEP`].
+fn steps(plan: &Plan) -> Vec<Vec<Vec<Span>>> {
+    plan.passes
+        .iter()
+        .map(|pass| {
+            let mut steps = Vec::new();
+            let mut step = Vec::new();
+            let mut room = DEPTH_PER_STEP;
+            for run in &pass.runs {
+                let (mut offset, mut left) = (run.offset, run.taps.len() * plan.source.c);
+                while left > 0 {
+                    let len = left.min(room);
+                    step.push(Span { offset, len });
+                    (offset, left, room) = (offset + len, left - len, room - len);
+                    if room == 0 {
+                        steps.push(std::mem::take(&mut step));
+                        room = DEPTH_PER_STEP;
+                    }
+                }
+            }
+            if !step.is_empty() {
+                steps.push(step);
+            }
+            steps
+        })
+        .collect()
+}
+
+/// A few images of the batch.
+struct Images<'a, T> {
+    plan: &'a Plan,
+    steps: &'a [Vec<Vec<Span>>],
+    packed: &'a [T],
+    source: &'a [T],
+    target: &'a mut [T],
+    accumulate: bool,
+}
+
+impl<T: Real> Task<T> for Images<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Self { plan, packed, source, target, accumulate, .. } = self;
+        let mut w = packed;
+        for (pass, steps) in plan.passes.iter().zip(self.steps) {
+            let depth = pass.depth(plan.source.c);
+            if depth == 0 {
+                if !accumulate {
+                    for image in target.chunks_exact_mut(plan.target_len) {
+                        for pixel in &pass.pixels {
+                            image[pixel.target..][..plan.target_c].fill(T::ZERO);
+                        }
+                    }
+                }
+                continue;
+            }
+            for block in columns(plan.target_c, V::LANES, V::TILE_VECTORS) {
+                let (mut rows, rest) = w.split_at(depth * block.padded);
+                w = rest;
+                for (i, step) in steps.iter().enumerate() {
+                    let sweep = Sweep {
+                        plan,
+                        pixels: &pass.pixels,
+                        spans: step,
+                        w: rows,
+                        block,
+                        source,
+                        load: accumulate || i > 0,
+                    };
+                    // SAFETY: the caller's promise; the plan's offsets stay
+                    // inside source and target, which `Plan` guarantees.
+                    unsafe {
+                        match (V::REGISTERS, block.padded / V::LANES) {
+                            (32, 4) => sweep.run::<V, 6, 4>(target),
+                            (32, 3) => sweep.run::<V, 8, 3>(target),
+                            (32, 2) => sweep.run::<V, 12, 2>(target),
+                            (32, 1) => sweep.run::<V, 12, 1>(target),
+                            (_, 2) => sweep.run::<V, 4, 2>(target),
+                            (_, 1) => sweep.run::<V, 8, 1>(target),
+                            (_, n) => unreachable!("a block has at most TILE_VECTORS, got {n}"),
+                        }
+                    }
+                    rows = &rows[step.iter().map(|s| s.len).sum::<usize>() * block.padded..];
+                }
+            }
+        }
+    }
+}
+
+/// One step of the sum, for one block of channels, over all pixels of a pass.
+struct Sweep<'a, T> {
+    plan: &'a Plan,
+    pixels: &'a [Pixel],
+    spans: &'a [Span],
+    w: &'a [T],
+    block: Columns,
+    source: &'a [T],
+    /// Whether the target already holds a part of the sum.
+    load: bool,
+}
+
+impl<T: Real> Sweep<'_, T> {
+    /// # Safety
+    /// The CPU must have V's instructions; all offsets of pixels and spans must
+    /// lie in source and target.
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        target: &mut [T],
+    ) {
+        let plan = self.plan;
+        let per_image = self.pixels.len();
+        let total = target.len() / plan.target_len * per_image;
+        let (source, to) = (self.source.as_ptr(), target.as_mut_ptr());
+        let (mut image, mut next) = (0, 0);
+        for first in (0..total).step_by(PIXELS) {
+            let mut x = [source; PIXELS];
+            let mut y = [to; PIXELS];
+            for i in 0..PIXELS {
+                // Past the end the last pixel repeats: it is computed again from
+                // the same values and stored again.
+                if first + i < total && first + i > 0 {
+                    next += 1;
+                    if next == per_image {
+                        (image, next) = (image + 1, 0);
+                    }
+                }
+                let pixel = self.pixels[next];
+                // SAFETY: the pixel lies inside its image, by the plan.
+                unsafe {
+                    x[i] = source.add(image * plan.source.len() + pixel.source);
+                    y[i] = to.add(image * plan.target_len + pixel.target + self.block.first);
+                }
+            }
+            // SAFETY: as above; w holds a row for every element of the spans.
+            unsafe { self.tile::<V, PIXELS, VECTORS>(x, y) }
+        }
+    }
+
+    /// `y[p][v] (+)= Σ_k x[p][k] w[k][v]` for PIXELS pixels by VECTORS vectors.
+    ///
+    /// # Safety
+    /// As [`Sweep::run`]; x and y must point to pixels.
+    #[inline(always)]
+    unsafe fn tile<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        x: [*const T; PIXELS],
+        y: [*mut T; PIXELS],
+    ) {
+        let last = self.block.width - (VECTORS - 1) * V::LANES;
+        // SAFETY: the caller's promise. The last vector of a pixel may be a part
+        // of one, and is then read and written as such; packed rows are whole.
+        unsafe {
+            let mut sums = [[V::zero(); VECTORS]; PIXELS];
+            if self.load {
+                for (sums, y) in sums.iter_mut().zip(y) {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = if v + 1 < VECTORS || last == V::LANES {
+                            V::load(y.add(v * V::LANES))
+                        } else {
+                            V::load_first(y.add(v * V::LANES), last)
+                        };
+                    }
+                }
+            }
+            let mut w = self.w.as_ptr();
+            for span in self.spans {
+                let x = x.map(|x| x.add(span.offset));
+                for k in 0..span.len {
+                    let mut rows = [V::zero(); VECTORS];
+                    for (v, row) in rows.iter_mut().enumerate() {
+                        *row = V::load(w.add(v * V::LANES));
+                    }
+                    for (sums, x) in sums.iter_mut().zip(x) {
+                        let x = V::splat(*x.add(k));
+                        for (sum, row) in sums.iter_mut().zip(rows) {
+                            *sum = x.mul_add(row, *sum);
+                        }
+                    }
+                    w = w.add(VECTORS * V::LANES);
+                }
+            }
+            for (sums, y) in sums.iter().zip(y) {
+                for (v, sum) in sums.iter().enumerate() {
+                    if v + 1 < VECTORS || last == V::LANES {
+                        sum.store(y.add(v * V::LANES));
+                    } else {
+                        sum.store_first(y.add(v * V::LANES), last);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Two-dimensional convolution: forward, gradient in the data, gradient in the
+//! weights.
+//!
+//! Direct convolution, no im2col. Forward and backward-data are the same sum,
+//! a correlation of a zero-bordered image with packed weights ([`correlate`]):
+//! [`plan`] says which. Backward-weight is in [`weight`].
+
+mod correlate;
+mod pack;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+use self::plan::Plan;
+use super::simd::Real;
+use super::workspace::Workspace;
+use crate::Kernel;
+
+/// Sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConvShape {
+    pub(crate) batch: usize,
+    pub(crate) in_h: usize,
+    pub(crate) in_w: usize,
+    pub(crate) in_c: usize,
+    pub(crate) out_c: usize,
+    pub(crate) kernel_h: usize,
+    pub(crate) kernel_w: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+}
+
+impl ConvShape {
+    pub(crate) fn out_h(&self) -> usize {
+        (self.in_h + 2 * self.padding - self.kernel_h) / self.stride + 1
+    }
+
+    pub(crate) fn out_w(&self) -> usize {
+        (self.in_w + 2 * self.padding - self.kernel_w) / self.stride + 1
+    }
+
+    /// Elements of the input batch.
+    pub(crate) fn input_len(&self) -> usize {
+        self.batch * self.in_h * self.in_w * self.in_c
+    }
+
+    /// Elements of the output batch.
+    pub(crate) fn output_len(&self) -> usize {
+        self.batch * self.out_h() * self.out_w() * self.out_c
+    }
+
+    /// Elements of the weights.
+    pub(crate) fn weight_len(&self) -> usize {
+        self.kernel_h * self.kernel_w * self.in_c * self.out_c
+    }
+
+    /// Multiply-adds of one pass over the batch.
+    pub(crate) fn multiply_adds(&self) -> usize {
+        self.batch * self.out_h() * self.out_w() * self.weight_len()
+    }
+
+    fn check(&self, x: usize, w: usize, y: usize) {
+        assert!(
+            self.stride > 0
+                && self.in_h + 2 * self.padding >= self.kernel_h
+                && self.in_w + 2 * self.padding >= self.kernel_w,
+            "conv2d: the kernel must fit the padded image, got {self:?}"
+        );
+        assert_eq!(x, self.input_len(), "conv2d: input must fit {self:?}");
+        assert_eq!(w, self.weight_len(), "conv2d: weights must fit {self:?}");
+        assert_eq!(y, self.output_len(), "conv2d: output must fit {self:?}");
+    }
+}
+
+/// `y = conv(x, w)`, or `y += conv(x, w)` if `accumulate` is set.
+///
+/// ```text
+/// y[n, oy, ox, o] = Σ_{kh, kw, i} x[n, oy·stride + kh − padding, ox·stride + kw − padding, i] w[kh, kw, i, o]
+/// ```
+/// Linear in x and in w, so the tangent is two calls: `conv(ẋ, w)`, then
+/// `conv(x, ẇ)` accumulating.
+///
+/// # Shapes
+/// `x`: `[batch, in_h, in_w, in_c]`, `w`: `[kernel_h, kernel_w, in_c, out_c]`,
+/// `y`: `[batch, out_h, out_w, out_c]`.
+pub(crate) fn conv2d_forward<T: Real>(
+    s: &ConvShape,
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+    accumulate: bool,
+    ws: &mut Workspace<T>,
+) {
+    s.check(x.len(), w.len(), y.len());
+    correlate::correlate(Kernel::current(), &Plan::forward(s), x, w, y, accumulate, ws);
+}
+
+/// Gradient in the data: `dx = convᵀ(dy, w)`, or `dx += …` if `accumulate`.
+///
+/// ```text
+/// dx[n, iy, ix, i] = Σ dy[n, oy, ox, o] w[kh, kw, i, o]   over oy·stride + kh − padding = iy, same for x
+/// ```
+///
+/// # Shapes
+/// As [`conv2d_forward`], `dy` like `y`, `dx` like `x`.
+pub(crate) fn conv2d_backward_data<T: Real>(
+    s: &ConvShape,
+    dy: &[T],
+    w: &[T],
+    dx: &mut [T],
+    accumulate: bool,
+    ws: &mut Workspace<T>,
+) {
+    s.check(dx.len(), w.len(), dy.len());
+    correlate::correlate(Kernel::current(), &Plan::backward_data(s), dy, w, dx, accumulate, ws);
+}
+
+/// Gradient in the weights; overwrites `dw`.
+///
+/// ```text
+/// dw[kh, kw, i, o] = Σ_{n, oy, ox} x[n, oy·stride + kh − padding, ox·stride + kw − padding, i] dy[n, oy, ox, o]
+/// ```
+///
+/// # Shapes
+/// As [`conv2d_forward`], `dy` like `y`, `dw` like `w`.
+pub(crate) fn conv2d_backward_weight<T: Real>(
+    s: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    s.check(x.len(), dw.len(), dy.len());
+    weight::backward_weight(Kernel::current(), s, x, dy, dw, ws);
+}

@@ -1,0 +1,82 @@
+//! Copies that put operands in the order in which the tiles read them.
+
+use rayon::prelude::*;
+
+use super::plan::{Frame, Plan};
+use crate::kernels::simd::Real;
+use crate::kernels::workspace::at_least;
+
+/// Columns `first..first + width` of the target channels, `width` ≤ the tile's;
+/// a packed row of it is `padded` long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns {
+    pub(super) first: usize,
+    pub(super) width: usize,
+    pub(super) padded: usize,
+}
+
+/// Cuts `channels` into blocks of at most `max_vectors` vectors of `lanes`.
+pub(super) fn columns(
+    channels: usize,
+    lanes: usize,
+    max_vectors: usize,
+) -> impl Iterator<Item = Columns> + Clone {
+    let block = lanes * max_vectors;
+    (0..channels).step_by(block).map(move |first| {
+        let width = block.min(channels - first);
+        Columns { first, width, padded: width.next_multiple_of(lanes) }
+    })
+}
+
+/// Writes the weights of every pass as `[pass][columns][depth][padded]`, zeros
+/// where a column has no channel.
+pub(super) fn pack_weights<'b, T: Real>(
+    plan: &Plan,
+    w: &[T],
+    lanes: usize,
+    max_vectors: usize,
+    packed: &'b mut Vec<T>,
+) -> &'b [T] {
+    let c = plan.source.c;
+    let padded_c = plan.target_c.next_multiple_of(lanes);
+    let taps: usize = plan.passes.iter().flat_map(|p| &p.runs).map(|r| r.taps.len()).sum();
+    let packed = at_least(packed, taps * c * padded_c);
+
+    // One job for each tap of each block of columns: where it goes, which tap.
+    let mut jobs = Vec::new();
+    let mut rest = &mut *packed;
+    for pass in &plan.passes {
+        for block in columns(plan.target_c, lanes, max_vectors) {
+            for &tap in pass.runs.iter().flat_map(|run| &run.taps) {
+                let (rows, tail) = rest.split_at_mut(c * block.padded);
+                jobs.push((rows, tap, block));
+                rest = tail;
+            }
+        }
+    }
+    jobs.into_par_iter().for_each(|(rows, tap, block)| {
+        let w = &w[tap * c * plan.target_c..][..c * plan.target_c];
+        for (k, row) in rows.chunks_exact_mut(block.padded).enumerate() {
+            let (values, zeros) = row.split_at_mut(block.width);
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = w[k * plan.k_stride + (block.first + n) * plan.n_stride];
+            }
+            zeros.fill(T::ZERO);
+        }
+    });
+    packed
+}
+
+/// Writes an image with its zero border.
+pub(super) fn pad_image<T: Real>(frame: &Frame, image: &[T], padded: &mut [T]) {
+    let (c, row_len) = (frame.c, frame.row_len());
+    let (top, rest) = padded.split_at_mut(frame.top * row_len);
+    let (middle, bottom) = rest.split_at_mut(frame.h * row_len);
+    top.fill(T::ZERO);
+    bottom.fill(T::ZERO);
+    for (to, from) in middle.chunks_exact_mut(row_len).zip(image.chunks_exact(frame.w * c)) {
+        to[..frame.left * c].fill(T::ZERO);
+        to[frame.left * c..][..frame.w * c].copy_from_slice(from);
+        to[(frame.left + frame.w) * c..].fill(T::ZERO);
+    }
+}

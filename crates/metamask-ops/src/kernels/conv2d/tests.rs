@@ -1,0 +1,154 @@
+//! Every pass against loops written out from the definition, in f64.
+
+use super::*;
+use crate::kernels::testing::{assert_close, assert_same_for_any_threads, values, widen};
+
+/// Sums of up to 5000 products in f32, relative to their root mean square.
+const TOLERANCE_F32: f64 = 2e-5;
+const TOLERANCE_F64: f64 = 1e-12;
+
+/// Shapes with every odd thing: channels that fill no vector, one image, images
+/// smaller than the kernel, border without and more than need be, rows and
+/// columns that no window reaches.
+fn shapes() -> Vec<ConvShape> {
+    let shape = |batch, (in_h, in_w), in_c, out_c, kernel, stride, padding| ConvShape {
+        batch,
+        in_h,
+        in_w,
+        in_c,
+        out_c,
+        kernel_h: kernel,
+        kernel_w: kernel,
+        stride,
+        padding,
+    };
+    let mut shapes = vec![
+        shape(1, (1, 1), 1, 1, 1, 1, 0),
+        shape(1, (5, 7), 1, 1, 3, 1, 1),
+        shape(2, (6, 5), 3, 5, 3, 1, 1),
+        shape(3, (9, 7), 3, 16, 3, 2, 1),
+        shape(2, (8, 8), 3, 64, 3, 1, 1),
+        shape(2, (13, 11), 3, 17, 7, 2, 3),
+        shape(1, (5, 6), 5, 100, 5, 1, 2),
+        shape(2, (7, 7), 16, 16, 3, 1, 1),
+        shape(19, (4, 4), 16, 32, 3, 2, 1),
+        shape(2, (8, 8), 17, 33, 1, 2, 0),
+        shape(3, (6, 6), 32, 64, 1, 1, 0),
+        shape(2, (9, 9), 32, 32, 3, 1, 0),
+        shape(2, (6, 6), 64, 100, 3, 2, 1),
+        shape(2, (5, 5), 100, 48, 3, 1, 1),
+        shape(1, (4, 4), 300, 64, 3, 1, 1),
+        shape(2, (3, 3), 5, 17, 3, 1, 3),
+        shape(2, (2, 2), 16, 16, 5, 1, 2),
+        shape(2, (4, 4), 3, 3, 1, 3, 2),
+        shape(1, (5, 4), 2, 3, 2, 3, 0),
+        shape(33, (1, 1), 17, 10, 1, 1, 0),
+    ];
+    shapes.push(ConvShape { kernel_h: 1, ..shape(2, (6, 7), 4, 9, 5, 2, 2) });
+    shapes.push(ConvShape { kernel_w: 1, ..shape(2, (6, 7), 4, 9, 3, 1, 1) });
+    shapes
+}
+
+/// Calls `f(output, input, weight)` with the index of every term of the sum.
+fn for_each_term(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    for n in 0..s.batch {
+        for oy in 0..s.out_h() {
+            for ox in 0..s.out_w() {
+                for kh in 0..s.kernel_h {
+                    for kw in 0..s.kernel_w {
+                        let Some(iy) = (oy * s.stride + kh).checked_sub(s.padding) else {
+                            continue;
+                        };
+                        let Some(ix) = (ox * s.stride + kw).checked_sub(s.padding) else {
+                            continue;
+                        };
+                        if iy >= s.in_h || ix >= s.in_w {
+                            continue;
+                        }
+                        for i in 0..s.in_c {
+                            for o in 0..s.out_c {
+                                f(
+                                    ((n * s.out_h() + oy) * s.out_w() + ox) * s.out_c + o,
+                                    ((n * s.in_h + iy) * s.in_w + ix) * s.in_c + i,
+                                    ((kh * s.kernel_w + kw) * s.in_c + i) * s.out_c + o,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
+    let x = values::<T>(s.input_len(), 1);
+    let w = values::<T>(s.weight_len(), 2);
+    let dy = values::<T>(s.output_len(), 3);
+    let (x64, w64, dy64) = (widen(&x), widen(&w), widen(&dy));
+    let mut ws = Workspace::new();
+
+    for accumulate in [false, true] {
+        let mut y = values::<T>(s.output_len(), 4);
+        let mut expected = if accumulate { widen(&y) } else { vec![0.0; y.len()] };
+        for_each_term(s, |o, i, k| expected[o] += x64[i] * w64[k]);
+        correlate::correlate(kernel, &Plan::forward(s), &x, &w, &mut y, accumulate, &mut ws);
+        assert_close(&format!("{kernel:?} forward {s:?}"), &y, &expected, tolerance);
+
+        let mut dx = values::<T>(s.input_len(), 5);
+        let mut expected = if accumulate { widen(&dx) } else { vec![0.0; dx.len()] };
+        for_each_term(s, |o, i, k| expected[i] += dy64[o] * w64[k]);
+        correlate::correlate(
+            kernel,
+            &Plan::backward_data(s),
+            &dy,
+            &w,
+            &mut dx,
+            accumulate,
+            &mut ws,
+        );
+        assert_close(&format!("{kernel:?} backward data {s:?}"), &dx, &expected, tolerance);
+    }
+
+    let mut dw = values::<T>(s.weight_len(), 6);
+    let mut expected = vec![0.0; dw.len()];
+    for_each_term(s, |o, i, k| expected[k] += x64[i] * dy64[o]);
+    weight::backward_weight(kernel, s, &x, &dy, &mut dw, &mut ws);
+    assert_close(&format!("{kernel:?} backward weight {s:?}"), &dw, &expected, tolerance);
+}
+
+#[test]
+fn passes_equal_their_definition_in_f64() {
+    for s in shapes() {
+        check::<f64>(Kernel::Portable, &s, TOLERANCE_F64);
+    }
+}
+
+#[test]
+fn passes_equal_their_definition_in_f32_on_every_kernel() {
+    for kernel in Kernel::supported() {
+        for s in shapes() {
+            check::<f32>(kernel, &s, TOLERANCE_F32);
+        }
+    }
+}
+
+#[test]
+fn passes_are_the_same_bits_for_any_number_of_threads() {
+    for kernel in Kernel::supported() {
+        for s in shapes() {
+            assert_same_for_any_threads(&format!("{kernel:?} {s:?}"), || {
+                let x = values::<f32>(s.input_len(), 1);
+                let w = values::<f32>(s.weight_len(), 2);
+                let dy = values::<f32>(s.output_len(), 3);
+                let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+                let mut ws = Workspace::new();
+                correlate::correlate(kernel, &Plan::forward(&s), &x, &w, &mut y, false, &mut ws);
+                let plan = Plan::backward_data(&s);
+                correlate::correlate(kernel, &plan, &dy, &w, &mut dx, true, &mut ws);
+                weight::backward_weight(kernel, &s, &x, &dy, &mut dw, &mut ws);
+                (y, dx, dw)
+            });
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Vectors of one instruction set behind one trait, and the call that enters it.
+
+mod portable;
+
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+
+use crate::Kernel;
+
+/// A scalar that the kernels compute with: f32 or f64.
+pub(crate) trait Real:
+    Copy
+    + Debug
+    + Default
+    + PartialOrd
+    + Send
+    + Sync
+    + 'static
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+{
+    const ZERO: Self;
+    const NEG_INFINITY: Self;
+
+    fn from_f64(value: f64) -> Self;
+    fn to_f64(self) -> f64;
+
+    /// Runs `task` compiled for the vectors of `kernel`, which this CPU must
+    /// have; scalars without such vectors take the portable ones.
+    fn dispatch<K: Task<Self>>(kernel: Kernel, task: K);
+
+    /// [`Simd::LANES`] and [`Simd::TILE_VECTORS`] of the vectors that
+    /// [`Real::dispatch`] takes for `kernel`.
+    fn tile_columns(kernel: Kernel) -> (usize, usize);
+}
+
+const fn tile_columns<V: Simd>() -> (usize, usize) {
+    (V::LANES, V::TILE_VECTORS)
+}
+
+/// A piece of work that can be compiled for any vector type.
+pub(crate) trait Task<T: Real> {
+    /// Does the work. Implementations are `#[inline(always)]`, so that the code
+    /// lands inside the function that enables the instruction set.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions of `V`.
+    unsafe fn run<V: Simd<Scalar = T>>(self);
+}
+
+/// A vector of [`Simd::LANES`] scalars.
+///
+/// # Safety
+/// All methods require that the CPU has the vector's instructions, which
+/// [`Real::dispatch`] guarantees to everything it calls. Loads and stores need
+/// valid memory for the lanes they touch; no alignment.
+pub(crate) trait Simd: Copy {
+    type Scalar: Real;
+    const LANES: usize;
+    /// How many vectors the register file holds: what a tile may occupy.
+    const REGISTERS: usize;
+    /// Vectors side by side in a tile of a matrix product.
+    const TILE_VECTORS: usize;
+
+    unsafe fn splat(value: Self::Scalar) -> Self;
+    unsafe fn load(from: *const Self::Scalar) -> Self;
+    /// The first `lanes` elements, zeros after them. `lanes` ≤ LANES.
+    unsafe fn load_first(from: *const Self::Scalar, lanes: usize) -> Self;
+    unsafe fn store(self, to: *mut Self::Scalar);
+    /// Stores the first `lanes` elements only. `lanes` ≤ LANES.
+    unsafe fn store_first(self, to: *mut Self::Scalar, lanes: usize);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `self · factor + addend`, rounded once where the CPU can.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Lanes of `self` where `gate` is above zero, zeros elsewhere.
+    unsafe fn where_positive(self, gate: Self) -> Self;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller's promise is the same.
+        unsafe { Self::splat(Self::Scalar::ZERO) }
+    }
+}
+
+impl Real for f32 {
+    const ZERO: Self = 0.0;
+    const NEG_INFINITY: Self = f32::NEG_INFINITY;
+
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn dispatch<K: Task<Self>>(_kernel: Kernel, task: K) {
+        // SAFETY: portable vectors need nothing of the CPU.
+        unsafe { task.run::<portable::Lanes<f32, 4>>() }
+    }
+
+    fn tile_columns(_kernel: Kernel) -> (usize, usize) {
+        tile_columns::<portable::Lanes<f32, 4>>()
+    }
+}
+
+impl Real for f64 {
+    const ZERO: Self = 0.0;
+    const NEG_INFINITY: Self = f64::NEG_INFINITY;
+
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    fn dispatch<K: Task<Self>>(_kernel: Kernel, task: K) {
+        // SAFETY: portable vectors need nothing of the CPU.
+        unsafe { task.run::<portable::Lanes<f64, 2>>() }
+    }
+
+    fn tile_columns(_kernel: Kernel) -> (usize, usize) {
+        tile_columns::<portable::Lanes<f64, 2>>()
+    }
+}
