@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::sha256;
 use crate::error::DataError;
-use crate::grey::GreyLabelled;
+use crate::grey::{GreyImages, GreyLabelled};
 use crate::idx;
 
 /// Fashion-MNIST's classes, in the order of its labels.
@@ -181,7 +181,7 @@ fn find_file(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
 /// Images and labels of one split, of equal number.
 fn pair(
     labels_path: &Path,
-    images: idx::GreyImages,
+    images: GreyImages,
     labels: Vec<u8>,
 ) -> Result<GreyLabelled, DataError> {
     if labels.len() != images.len() {

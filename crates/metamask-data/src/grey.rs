@@ -1,15 +1,69 @@
 //! Grey images and their conversion to the 32×32 RGB of everything behind.
 
+use anyhow::ensure;
+
 use crate::dataset::{Images, Labelled};
-use crate::idx;
 
 /// Rows and columns of every image that [`load`](crate::load) returns.
 pub(crate) const SIDE: usize = 32;
 
+/// Equally sized grey images, one behind the other, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GreyImages {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl GreyImages {
+    /// Takes `[n, height, width]` bytes; n follows from their number.
+    ///
+    /// # Errors
+    /// If a side is 0 or the bytes are no whole number of images.
+    pub fn new(bytes: Vec<u8>, height: usize, width: usize) -> anyhow::Result<Self> {
+        let size = height * width;
+        ensure!(
+            size > 0 && bytes.len().is_multiple_of(size),
+            "grey images: bytes must be whole images of {height}x{width}, got {} bytes",
+            bytes.len()
+        );
+        Ok(Self { height, width, bytes })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / (self.height * self.width)
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Rows of an image.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Columns of an image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// One image, `[height, width]`.
+    ///
+    /// # Panics
+    /// If there is no image of that index.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let size = self.height * self.width;
+        &self.bytes[index * size..][..size]
+    }
+}
+
 /// Grey images with their classes.
 #[derive(Clone, Debug)]
 pub(crate) struct GreyLabelled {
-    pub images: idx::GreyImages,
+    pub images: GreyImages,
     pub labels: Vec<u8>,
 }
 
@@ -24,7 +78,7 @@ impl GreyLabelled {
     /// Padding rather than scaling: no pixel is invented, and 28 → 32 leaves the
     /// two black pixels at each side that MNIST's own networks used too.
     pub(crate) fn into_rgb(self, class_names: &[&str]) -> Labelled {
-        let idx::GreyImages { height, width, bytes } = &self.images;
+        let GreyImages { height, width, bytes } = &self.images;
         assert!(*height <= SIDE && *width <= SIDE, "{height}x{width} does not fit {SIDE}x{SIDE}");
         let (top, left) = ((SIDE - height) / 2, (SIDE - width) / 2);
         let size = SIDE * SIDE * Images::CHANNELS;
@@ -54,7 +108,7 @@ mod tests {
     fn grey_images_are_centred_upright_and_repeated_over_the_channels() {
         // One 2×28 image whose value at (row, column) is 100 · row + column + 1.
         let bytes = (0..2).flat_map(|y| (0..28).map(move |x| 100 * y + x + 1)).collect();
-        let images = idx::GreyImages { height: 2, width: 28, bytes };
+        let images = GreyImages { height: 2, width: 28, bytes };
         let labelled = GreyLabelled { images, labels: vec![1] }.into_rgb(&["a", "b"]);
         let pixel = |y: usize, x: usize| &labelled.images.image(0)[(y * 32 + x) * 3..][..3];
         assert_eq!(pixel(15, 2), [1; 3]);

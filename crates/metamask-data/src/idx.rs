@@ -14,26 +14,13 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 
 use crate::error::DataError;
+use crate::grey::GreyImages;
 
 /// No IDX file may unpack to more; Fashion-MNIST's largest has 47 MB.
 const LIMIT: usize = 64 << 20;
 const MAGIC_IMAGES: [u8; 4] = [0, 0, 8, 3];
 const MAGIC_LABELS: [u8; 4] = [0, 0, 8, 1];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-
-/// Equally sized grey images, one behind the other, row by row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GreyImages {
-    pub height: usize,
-    pub width: usize,
-    pub bytes: Vec<u8>,
-}
-
-impl GreyImages {
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / (self.height * self.width)
-    }
-}
 
 /// Opens a file of a data set.
 pub(crate) fn open(path: &Path) -> Result<File, DataError> {

@@ -17,6 +17,8 @@ mod garments;
 mod grey;
 mod idx;
 mod load;
+mod preview;
+mod scene;
 mod spec;
 
 pub use batches::{Batches, epoch_order};
@@ -24,5 +26,10 @@ pub use dataset::{
     Dataset, Factor, FactorGroup, FactorKind, Factors, Images, Labelled, Unlabelled,
 };
 pub use error::{DataError, Fault};
+pub use grey::GreyImages;
 pub use load::{LoadOptions, load};
+pub use preview::{Tile, contact_sheet, save_png};
+pub use scene::{
+    ConfoundedImages, ConfoundedShapes, Difficulty, Scene, SceneSpec, Split, scene_factors,
+};
 pub use spec::DatasetSpec;

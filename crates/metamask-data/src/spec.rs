@@ -11,38 +11,58 @@ use crate::error::DataError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DatasetSpec {
-    /// The embedded garments, 28×28 grey, set into the middle of 32×32 RGB.
+    /// The embedded garments in confounded scenes.
     #[default]
+    Garments,
+    /// The embedded garments, 28×28 grey, set into the middle of 32×32 RGB.
     GarmentsPlain,
+    /// Ten shapes in confounded scenes, generated.
+    Shapes,
     /// Fashion-MNIST's own 60,000 + 10,000 garments, from its IDX files.
     FashionMnist,
+    /// All garments of Fashion-MNIST in confounded scenes.
+    FashionMnistScenes,
 }
 
 impl DatasetSpec {
     /// Every data set, in the order of `metamask data list`.
-    pub const ALL: [Self; 2] = [Self::GarmentsPlain, Self::FashionMnist];
+    pub const ALL: [Self; 5] = [
+        Self::Garments,
+        Self::GarmentsPlain,
+        Self::Shapes,
+        Self::FashionMnist,
+        Self::FashionMnistScenes,
+    ];
 
     /// The name on the command line and in config files.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Garments => "garments",
             Self::GarmentsPlain => "garments-plain",
+            Self::Shapes => "shapes",
             Self::FashionMnist => "fashion-mnist",
+            Self::FashionMnistScenes => "scenes:fashion-mnist",
         }
     }
 
     /// One line for a list.
     pub const fn description(self) -> &'static str {
         match self {
+            Self::Garments => "photographs of garments in confounded scenes (embedded)",
             Self::GarmentsPlain => "photographs of garments, grey (embedded)",
+            Self::Shapes => "ten shapes in confounded scenes (generated)",
             Self::FashionMnist => "the whole of Fashion-MNIST, grey (IDX files)",
+            Self::FashionMnistScenes => {
+                "the whole of Fashion-MNIST in confounded scenes (IDX files)"
+            }
         }
     }
 
     /// Whether it comes with the program; the others need files.
     pub const fn is_embedded(self) -> bool {
         match self {
-            Self::GarmentsPlain => true,
-            Self::FashionMnist => false,
+            Self::Garments | Self::GarmentsPlain | Self::Shapes => true,
+            Self::FashionMnist | Self::FashionMnistScenes => false,
         }
     }
 }
