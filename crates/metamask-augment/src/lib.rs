@@ -25,6 +25,10 @@
 //! # Departures from torchvision
 //! - torchvision's PIL path rounds to 8 bits after every transform (blending
 //!   truncates); here pixels stay `f32` from the first operation to the last.
+//!   One transform differs by at most 2/255; fixtures pin each of them.
+//! - PIL cuts the hue to 8 bits, twice, so its hue shift errs by up to 12/255 in
+//!   saturated colours; ours equals torchvision's float tensor path.
+//! - `CenterCrop` of more than the image is an error, not a black frame.
 //! - Random numbers are metamask-random's, not PyTorch's: the distributions
 //!   are torchvision's, the draws are not.
 //!
