@@ -8,11 +8,9 @@
 
 mod differentiable;
 mod kernel;
-// The graph engine is its only user.
-#[allow(dead_code, unused_imports, reason = "nothing calls the kernels yet")]
+#[allow(dead_code, reason = "the vector kernels will call the rest")]
 mod kernels;
 mod linearized;
-#[expect(dead_code, reason = "the engine that reads all of it follows")]
 mod network;
 mod normalize;
 mod parameters;

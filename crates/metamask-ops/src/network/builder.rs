@@ -126,11 +126,11 @@ impl Layer {
 /// [`Self::finish`], so that a description reads without `?` on each line.
 #[derive(Debug)]
 pub struct NetworkBuilder {
-    pub(super) layers: Vec<Layer>,
+    layers: Vec<Layer>,
     /// Of each layer's output; sizes are unknown until the input's is given.
     shapes: Vec<Shape>,
-    pub(super) parameters: Vec<ParameterEntry>,
-    pub(super) running: Vec<ParameterEntry>,
+    parameters: Vec<ParameterEntry>,
+    running: Vec<ParameterEntry>,
     error: Option<Error>,
 }
 
@@ -278,8 +278,12 @@ impl NetworkBuilder {
         if !used[0] {
             bail!("network: the output must depend on the input");
         }
-        let input = self.shapes[0];
-        Ok(Network::plan(self, input, output))
+        let network =
+            Network::plan(self.layers, self.shapes[0], output.0, self.parameters, self.running);
+        if network.inner.plan.steps.is_empty() {
+            bail!("network: the output must be computed, got the input itself");
+        }
+        Ok(network)
     }
 
     fn push(&mut self, layer: Layer) -> Node {

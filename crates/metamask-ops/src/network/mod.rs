@@ -8,13 +8,23 @@
 //! the same call with another tensor. Nothing here draws random numbers.
 
 mod builder;
+mod memory;
+mod op;
+mod plan;
+mod run;
 mod shape;
+#[cfg(test)]
+mod tests;
 
-use candle_core::{Result, Tensor, Var, bail};
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor, Var, bail};
 
 pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
 
-use self::{builder::Layer, shape::Shape};
+use self::{
+    builder::Layer, memory::Memory, op::evaluate, plan::Plan, run::Activations, shape::Shape,
+};
 use crate::{BatchStats, Linearized, ParameterEntry};
 
 /// A static graph of layers, run as one operation.
@@ -40,13 +50,24 @@ use crate::{BatchStats, Linearized, ParameterEntry};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+///
+/// A clone is the same network: it shares the plan and the buffers.
+#[derive(Clone, Debug)]
 pub struct Network {
+    inner: Arc<Inner>,
+}
+
+/// The plan and the memory, shared with the operations in Candle's graph.
+#[derive(Debug)]
+struct Inner {
     layers: Vec<Layer>,
     input: Shape,
     output: usize,
+    plan: Plan,
     parameters: Vec<ParameterEntry>,
     running: Vec<ParameterEntry>,
+    memory_f32: Memory<f32>,
+    memory_f64: Memory<f64>,
 }
 
 impl Network {
@@ -65,35 +86,39 @@ impl Network {
         NetworkBuilder::new(Shape::Vector { width: Some(width) })
     }
 
-    fn plan(builder: NetworkBuilder, input: Shape, output: Node) -> Self {
-        Self {
-            layers: builder.layers,
-            input,
-            output: output.0,
-            parameters: builder.parameters,
-            running: builder.running,
-        }
+    fn plan(
+        layers: Vec<Layer>,
+        input: Shape,
+        output: usize,
+        parameters: Vec<ParameterEntry>,
+        running: Vec<ParameterEntry>,
+    ) -> Self {
+        let plan = Plan::new(&layers, output);
+        let (memory_f32, memory_f64) = (Memory::default(), Memory::default());
+        let inner =
+            Inner { layers, input, output, plan, parameters, running, memory_f32, memory_f64 };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The layout of the flat parameter tensor, in order of the layers.
     pub fn parameters(&self) -> &[ParameterEntry] {
-        &self.parameters
+        &self.inner.parameters
     }
 
     /// Length of the flat parameter tensor.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.last().map_or(0, |entry| entry.span.end)
+        self.inner.parameters.last().map_or(0, |entry| entry.span.end)
     }
 
     /// The layout of the flat tensor of running statistics: for each batch
     /// normalisation its mean (starts as 0), then its variance (starts as 1).
     pub fn running_statistics(&self) -> &[ParameterEntry] {
-        &self.running
+        &self.inner.running
     }
 
     /// Length of the flat tensor of running statistics.
     pub fn running_count(&self) -> usize {
-        self.running.last().map_or(0, |entry| entry.span.end)
+        self.inner.running.last().map_or(0, |entry| entry.span.end)
     }
 
     /// The shape of the result for an input of shape `input`, batch first.
@@ -101,8 +126,8 @@ impl Network {
     /// # Errors
     /// If the input does not suit the network.
     pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
-        let (batch, shapes) = self.shapes(input)?;
-        Ok(shapes[self.output].with_batch(batch))
+        let (batch, shapes) = self.inner.shapes(input)?;
+        Ok(shapes[self.inner.output].with_batch(batch))
     }
 
     /// Multiplications (each with an addition) of the convolutions and linear
@@ -111,8 +136,9 @@ impl Network {
     /// # Errors
     /// If the input does not suit the network.
     pub fn multiply_adds(&self, input: &[usize]) -> Result<u64> {
-        let (batch, shapes) = self.shapes(input)?;
+        let (batch, shapes) = self.inner.shapes(input)?;
         let per_sample: usize = self
+            .inner
             .layers
             .iter()
             .zip(&shapes)
@@ -149,8 +175,16 @@ impl Network {
         running: &Var,
         stats: BatchStats,
     ) -> Result<Tensor> {
-        let _ = (x, theta, running, stats);
-        bail!("network: the engine is not there yet")
+        let tracked = x.track_op() || theta.track_op();
+        let activations = if tracked { Activations::Keep } else { Activations::Free };
+        match self.check(x, theta, running)? {
+            DType::F32 => {
+                evaluate::<f32>(&self.inner, x, theta, running, stats, activations).map(|e| e.value)
+            }
+            _ => {
+                evaluate::<f64>(&self.inner, x, theta, running, stats, activations).map(|e| e.value)
+            }
+        }
     }
 
     /// Runs the network and keeps what its derivative along a direction needs.
@@ -168,10 +202,52 @@ impl Network {
         running: &Var,
         stats: BatchStats,
     ) -> Result<Linearized> {
-        let _ = (x, theta, running, stats);
-        bail!("network: the engine is not there yet")
+        let keep = Activations::Keep;
+        match self.check(x, theta, running)? {
+            DType::F32 => {
+                evaluate::<f32>(&self.inner, x, theta, running, stats, keep).map(|e| e.linearized())
+            }
+            _ => {
+                evaluate::<f64>(&self.inner, x, theta, running, stats, keep).map(|e| e.linearized())
+            }
+        }
     }
 
+    /// Frees the buffers that wait for their next use, such as after an
+    /// evaluation on other sizes. Those in use stay.
+    pub fn release_buffers(&self) {
+        self.inner.memory_f32.release();
+        self.inner.memory_f64.release();
+    }
+
+    /// The dtype of the tensors, which must suit the network and each other.
+    fn check(&self, x: &Tensor, theta: &Tensor, running: &Var) -> Result<DType> {
+        for (name, tensor, count) in [
+            ("theta", theta, self.parameter_count()),
+            ("running statistics", running.as_tensor(), self.running_count()),
+        ] {
+            if tensor.dims() != [count] {
+                bail!("network: {name} must be flat, expected [{count}], got {:?}", tensor.dims());
+            }
+            if tensor.dtype() != x.dtype() {
+                bail!(
+                    "network: {name} must have the input's dtype, expected {:?}, got {:?}",
+                    x.dtype(),
+                    tensor.dtype()
+                );
+            }
+        }
+        if ![x, theta, running].iter().all(|tensor| tensor.device().is_cpu()) {
+            bail!("network: tensors must be on the CPU, got {:?}", x.device());
+        }
+        match x.dtype() {
+            dtype @ (DType::F32 | DType::F64) => Ok(dtype),
+            other => bail!("network: the dtype must be f32 or f64, got {other:?}"),
+        }
+    }
+}
+
+impl Inner {
     /// Batch size and the shape of each layer's output.
     fn shapes(&self, input: &[usize]) -> Result<(usize, Vec<Shape>)> {
         let (batch, given) = match *input {
