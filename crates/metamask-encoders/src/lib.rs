@@ -3,9 +3,15 @@
 //! Images come in NHWC. Parameters are passed in, not looked up: a pass at the
 //! virtual step's weights is the same call with other tensors.
 
+mod batch_norm;
+mod initialisation;
+mod mlp;
+
 use candle_core::{Result, Tensor, bail};
+pub use initialisation::{initial_parameters, initial_running_statistics};
 pub use metamask_ops::BatchStats;
 use metamask_ops::{Linearized, ParameterGroup};
+pub use mlp::{Mlp, MlpConfig};
 
 /// A backbone: views in, features out.
 pub trait Encoder: Send + Sync {
