@@ -6,12 +6,14 @@
 mod batch_norm;
 mod initialisation;
 mod mlp;
+mod resnet;
 
 use candle_core::{Result, Tensor, bail};
 pub use initialisation::{initial_parameters, initial_running_statistics};
 pub use metamask_ops::BatchStats;
 use metamask_ops::{Linearized, ParameterGroup};
 pub use mlp::{Mlp, MlpConfig};
+pub use resnet::{ResNet, ResNetConfig, Stem};
 
 /// A backbone: views in, features out.
 pub trait Encoder: Send + Sync {
