@@ -2,6 +2,7 @@
 //! for those that start it.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 
@@ -13,9 +14,10 @@ use crate::shell;
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask test [--full]
 
-Builds the command line in release mode and runs every test of the workspace
-with METAMASK_BIN pointing at it. Needs nothing but Rust: a test that lacks a
-tool prints `skipped: <test>: <reason>`, and the lines are repeated at the end.
+Builds the command line in release mode, runs the crates' examples, then every
+test of the workspace with METAMASK_BIN pointing at the command line. Needs
+nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
+and the lines are repeated at the end.
 
 Options:
   --full  install the tools that tests want (strace; by apt-get, as root) and
@@ -50,16 +52,15 @@ pub(crate) fn run_tests(full: bool) -> anyhow::Result<()> {
         install_tools()?;
     }
     let mut build = shell::cargo();
-    build.args(["build", "--locked", "--release", "--workspace", "--bins"]);
+    build.args(["build", "--locked", "--release", "--workspace", "--bins", "--examples"]);
     shell::run(&mut build)?;
-    let binary = shell::target_dir()?
-        .join("release")
-        .join(format!("metamask{}", std::env::consts::EXE_SUFFIX));
+    let release = shell::target_dir()?.join("release");
+    run_examples(&release)?;
 
     let mut tests = shell::cargo();
     tests
         .args(["test", "--locked", "--release", "--workspace", "--no-fail-fast"])
-        .env("METAMASK_BIN", binary)
+        .env("METAMASK_BIN", release.join("metamask"))
         .env_remove("METAMASK_FULL");
     if full {
         tests.env("METAMASK_FULL", "1");
@@ -82,6 +83,30 @@ pub(crate) fn run_tests(full: bool) -> anyhow::Result<()> {
     anyhow::ensure!(total.passed > 0, "cargo test ran nothing");
     anyhow::ensure!(total.ignored == 0, "{} tests are ignored", total.ignored);
     anyhow::ensure!(!full || skipped.is_empty(), "--full, but {} tests skipped", skipped.len());
+    Ok(())
+}
+
+/// Runs every example of the workspace, silent unless it fails.
+fn run_examples(release: &Path) -> anyhow::Result<()> {
+    let metadata = shell::metadata(&["--no-deps"])?;
+    let packages = metadata["packages"].as_array().context("cargo metadata: no packages")?;
+    let targets = packages.iter().filter_map(|package| package["targets"].as_array()).flatten();
+    let mut n_examples = 0;
+    for example in targets.filter(|target| target["kind"][0] == "example") {
+        let name = example["name"].as_str().context("cargo metadata: an example has no name")?;
+        let output = shell::command(release.join("examples").join(name))
+            .output()
+            .with_context(|| format!("failed to start the example `{name}`"))?;
+        anyhow::ensure!(
+            output.status.success(),
+            "example `{name}` ended with {}:\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        n_examples += 1;
+    }
+    eprintln!("{n_examples} examples ran");
     Ok(())
 }
 
