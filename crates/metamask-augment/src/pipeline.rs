@@ -53,6 +53,13 @@ impl Pipeline {
         &self.transforms
     }
 
+    /// The same pipeline up to its normalisation: the same draws, values in 0
+    /// to 1, to be looked at.
+    pub fn without_normalize(&self) -> Self {
+        let kept = |transform: &&Transform| !matches!(transform, Transform::Normalize { .. });
+        Self { transforms: self.transforms.iter().filter(kept).cloned().collect() }
+    }
+
     /// Whether two keys can give two results.
     pub fn is_random(&self) -> bool {
         self.transforms.iter().any(Transform::is_random)
