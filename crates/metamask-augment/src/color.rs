@@ -52,8 +52,9 @@ impl<'a> Planes<'a> {
             let value = larger(r, larger(g, b));
             let low = smaller(r, smaller(g, b));
             let chroma = value - low;
-            let scale = 1.0 / if chroma > 0.0 { chroma } else { 1.0 };
-            // Sextants: red 0, green 2, blue 4; a grey pixel stays grey whatever its hue.
+            // The bound keeps the quotient finite; a grey pixel stays grey whatever its hue.
+            let scale = 1.0 / larger(chroma, 1e-20);
+            // Sextants: red 0, green 2, blue 4.
             let hue = if value == g { (b - r) * scale + 2.0 } else { (r - g) * scale + 4.0 };
             let hue = if value == r { (g - b) * scale } else { hue } + shift; // −4 to 8
             let hue = hue + if hue < 0.0 { 6.0 } else { 0.0 };
@@ -106,4 +107,41 @@ fn larger(a: f32, b: f32) -> f32 {
 
 fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turning_the_hue_keeps_greys_and_stays_finite_near_them() {
+        for pixel in [[0.0; 3], [255.0; 3], [1e-40, 0.0, 0.0], [7.0, 7.0, 7.000_001]] {
+            let mut turned = pixel;
+            Planes::new(&mut turned).hue(0.3);
+            let near = turned.iter().zip(pixel).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(near, "{pixel:?} became {turned:?}");
+        }
+    }
+
+    #[test]
+    fn a_third_of_the_circle_moves_the_channels_on() {
+        let mut pixel = [200.0, 30.0, 90.0];
+        Planes::new(&mut pixel).hue(1.0 / 3.0);
+        let near = pixel.iter().zip([90.0, 200.0, 30.0]).all(|(a, b)| (a - b).abs() < 1e-3);
+        assert!(near, "{pixel:?}");
+    }
+
+    #[test]
+    fn the_mean_luma_is_exact_over_blocks_and_tails() {
+        let n = 2 * 1024 + 13;
+        let mut values: Vec<f32> = (0..3 * n).map(|i| (i * 7 % 256) as f32).collect();
+        let expected: f64 = (0..n)
+            .map(|i| {
+                let [r, g, b] = [0, n, 2 * n].map(|plane| f64::from(values[plane + i]));
+                0.299 * r + 0.587 * g + 0.114 * b
+            })
+            .sum();
+        let mean = Planes::new(&mut values).mean_luma();
+        assert!((mean - expected / n as f64).abs() < 1e-4, "{mean}"); // f32 sums of 128 terms
+    }
 }
