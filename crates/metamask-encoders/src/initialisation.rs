@@ -22,7 +22,7 @@ use metamask_random::Key;
 /// # Errors
 /// If the device fails.
 /// # Panics
-/// If an entry is a running statistic, or a bias has no weight before it.
+/// If an entry is no parameter of an encoder or a head, or a bias has no weight before it.
 pub fn initial_parameters(
     entries: &[ParameterEntry],
     key: Key,
@@ -57,8 +57,10 @@ pub fn initial_parameters(
             }
             ParameterKind::NormScale => values.fill(1.0),
             ParameterKind::NormShift => {}
-            ParameterKind::RunningMean | ParameterKind::RunningVariance => {
-                unreachable!("running statistics are no parameters: `{}`", entry.name)
+            ParameterKind::RunningMean
+            | ParameterKind::RunningVariance
+            | ParameterKind::MaskLogits => {
+                unreachable!("`{}` is no parameter of an encoder or a head", entry.name)
             }
         }
     }

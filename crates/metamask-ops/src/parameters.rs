@@ -18,6 +18,8 @@ pub enum ParameterKind {
     NormScale,
     /// Shift of a normalisation.
     NormShift,
+    /// Logits of the dimension mask.
+    MaskLogits,
     /// Running mean of a batch normalisation (not trained).
     RunningMean,
     /// Running variance of a batch normalisation (not trained).
