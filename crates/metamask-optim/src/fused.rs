@@ -56,6 +56,41 @@ pub fn descended(
     }
 }
 
+/// x + scale · direction.
+pub fn moved(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
+    fn run<T: WithDType>(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
+        let scale = T::from_f64(scale);
+        let values: Vec<T> = with_numbers(x, |x: &[T]| {
+            with_numbers(direction, |d| {
+                let next = |i: usize| x[i] + scale * d[i];
+                Ok((0..x.len()).into_par_iter().with_min_len(CHUNK).map(next).collect())
+            })
+        })?;
+        Tensor::from_vec(values, x.shape(), x.device())
+    }
+    match x.dtype() {
+        DType::F32 => run::<f32>(x, scale, direction),
+        DType::F64 => run::<f64>(x, scale, direction),
+        other => bail!("moved: expected f32 or f64 parameters, got {other:?}"),
+    }
+}
+
+/// Σ xᵢ², summed in f64.
+pub fn squared_norm(x: &Tensor) -> Result<f64> {
+    fn run<T: WithDType>(x: &Tensor) -> Result<f64> {
+        with_numbers(x, |x: &[T]| {
+            let chunk = |x: &[T]| x.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>();
+            let partial: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
+            Ok(partial.iter().sum())
+        })
+    }
+    match x.dtype() {
+        DType::F32 => run::<f32>(x),
+        DType::F64 => run::<f64>(x),
+        other => bail!("squared_norm: expected f32 or f64 numbers, got {other:?}"),
+    }
+}
+
 impl UpdateVelocity {
     /// (V, g, x) to the next V, in PyTorch's order of operations.
     fn function<T: WithDType>(&self) -> impl Fn(T, T, T) -> T + Sync + Send + Copy + use<T> {
