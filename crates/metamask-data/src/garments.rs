@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::sha256;
 use crate::error::DataError;
+use crate::file::{find_folder, list, open};
 use crate::grey::{GreyImages, GreyLabelled};
 use crate::idx;
 
@@ -84,7 +85,7 @@ fn embedded_split([images, labels]: &[Embedded; 2]) -> Result<GreyLabelled, Data
         let path = Path::new(file.name);
         let sum = |line: &'static str| line.split_once("  ").filter(|(_, name)| *name == file.name);
         let (expected, _) = EMBEDDED_SUMS.lines().find_map(sum).expect("a sum for each file");
-        let found = sha256(file.bytes);
+        let found = sha256(&[file.bytes]);
         if found != expected {
             return Err(DataError::hash(path, &found, expected));
         }
@@ -102,15 +103,19 @@ fn embedded_split([images, labels]: &[Embedded; 2]) -> Result<GreyLabelled, Data
 /// A set of the published size must be the published set; smaller ones of the
 /// same layout are taken as they are.
 pub(crate) fn fashion_mnist(data_dir: Option<&Path>) -> Result<[GreyLabelled; 2], DataError> {
-    let folder = find_folder(data_dir)?;
+    let folder = find(data_dir)?;
     let split = |which: usize| -> Result<GreyLabelled, DataError> {
         let [(images, images_sum), (labels, labels_sum)] = PUBLISHED[which];
-        let images_path = find_file(&folder, images)?;
-        let labels_path = find_file(&folder, labels)?;
+        let images_path = path_of(&folder, images);
+        let labels_path = path_of(&folder, labels);
         let set = pair(
             &labels_path,
-            idx::read_images(&images_path, idx::open(&images_path)?, SIDE)?,
-            idx::read_labels(&labels_path, idx::open(&labels_path)?, CLASS_NAMES.len())?,
+            idx::read_images(&images_path, open(&images_path, "an IDX file of images")?, SIDE)?,
+            idx::read_labels(
+                &labels_path,
+                open(&labels_path, "an IDX file of labels")?,
+                CLASS_NAMES.len(),
+            )?,
         )?;
         if set.labels.len() == PUBLISHED_SIZES[which] {
             check_published(
@@ -137,7 +142,7 @@ fn check_published(
     bytes: &[u8],
     expected: &str,
 ) -> Result<(), DataError> {
-    let found = sha256(&[header, bytes].concat());
+    let found = sha256(&[header, bytes]);
     if found == expected {
         return Ok(());
     }
@@ -148,34 +153,33 @@ fn check_published(
 }
 
 /// The folder itself, or below it where torchvision and hand-made trees have it.
-fn find_folder(data_dir: Option<&Path>) -> Result<PathBuf, DataError> {
-    let candidates = match data_dir {
+fn find(data_dir: Option<&Path>) -> Result<PathBuf, DataError> {
+    const HELP: &str = "Debian and Ubuntu have them: `apt-get install dataset-fashion-mnist`; \
+                        elsewhere: --data-dir with the files of \
+                        github.com/zalandoresearch/fashion-mnist";
+    let folders = match data_dir {
         None => vec![PathBuf::from(DEBIAN)],
         Some(dir) => vec![dir.to_owned(), dir.join("fashion-mnist"), dir.join("FashionMNIST/raw")],
     };
     let (name, _) = PUBLISHED[0][0];
-    if let Some(folder) = candidates.iter().find(|dir| find_file(dir, name).is_ok()) {
-        return Ok(folder.clone());
-    }
-    let looked: Vec<_> = candidates.iter().map(|dir| format!("`{}`", dir.display())).collect();
-    Err(DataError::missing(
-        format!("fashion-mnist: found no `{name}` (plain or .gz) in {}, expected Fashion-MNIST's four IDX files", looked.join(", ")),
-        Some("Debian and Ubuntu have them: `apt-get install dataset-fashion-mnist`; elsewhere: --data-dir with the files of github.com/zalandoresearch/fashion-mnist".into()),
-    ))
+    find_folder(&folders, &either(name)).ok_or_else(|| {
+        let looked = list(&folders);
+        let message = format!(
+            "fashion-mnist: found no `{name}` (or .gz) in {looked}, expected Fashion-MNIST's four \
+             IDX files"
+        );
+        DataError::missing(message, Some(HELP.to_owned()))
+    })
 }
 
-fn find_file(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
-    let packed = folder.join(format!("{name}.gz"));
-    let plain = folder.join(name);
-    [plain.clone(), packed].into_iter().find(|path| path.exists()).ok_or_else(|| {
-        DataError::missing(
-            format!(
-                "`{}`: found neither this file nor its .gz, expected one of them",
-                plain.display()
-            ),
-            None,
-        )
-    })
+/// The file, plain if it is there, else gzipped.
+fn path_of(folder: &Path, name: &str) -> PathBuf {
+    let [plain, packed] = either(name).map(|name| folder.join(name));
+    if packed.exists() && !plain.exists() { packed } else { plain }
+}
+
+fn either(name: &str) -> [String; 2] {
+    [name.to_owned(), format!("{name}.gz")]
 }
 
 /// Images and labels of one split, of equal number.

@@ -10,9 +10,11 @@
 //! belong to other crates.
 
 mod batches;
+mod cifar;
 mod dataset;
 mod digest;
 mod error;
+mod file;
 mod garments;
 mod grey;
 mod idx;

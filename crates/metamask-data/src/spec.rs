@@ -22,16 +22,19 @@ pub enum DatasetSpec {
     FashionMnist,
     /// All garments of Fashion-MNIST in confounded scenes.
     FashionMnistScenes,
+    /// CIFAR-10's 50,000 + 10,000 photographs, from its binary files.
+    Cifar10,
 }
 
 impl DatasetSpec {
     /// Every data set, in the order of `metamask data list`.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Garments,
         Self::GarmentsPlain,
         Self::Shapes,
         Self::FashionMnist,
         Self::FashionMnistScenes,
+        Self::Cifar10,
     ];
 
     /// The name on the command line and in config files.
@@ -42,6 +45,7 @@ impl DatasetSpec {
             Self::Shapes => "shapes",
             Self::FashionMnist => "fashion-mnist",
             Self::FashionMnistScenes => "scenes:fashion-mnist",
+            Self::Cifar10 => "cifar10",
         }
     }
 
@@ -55,6 +59,7 @@ impl DatasetSpec {
             Self::FashionMnistScenes => {
                 "the whole of Fashion-MNIST in confounded scenes (IDX files)"
             }
+            Self::Cifar10 => "photographs of ten kinds of things (CIFAR-10's binary files)",
         }
     }
 
@@ -62,7 +67,7 @@ impl DatasetSpec {
     pub const fn is_embedded(self) -> bool {
         match self {
             Self::Garments | Self::GarmentsPlain | Self::Shapes => true,
-            Self::FashionMnist | Self::FashionMnistScenes => false,
+            Self::FashionMnist | Self::FashionMnistScenes | Self::Cifar10 => false,
         }
     }
 }

@@ -783,7 +783,8 @@ mod tests {
                 class_names: &crate::garments::CLASS_NAMES,
             };
             let bytes: Vec<u8> = (0..64).flat_map(|i| garments.scene(i).pixels).collect();
-            let found = [sha256(shapes(split, &shapes_spec, 64).images.bytes()), sha256(&bytes)];
+            let found =
+                [sha256(&[shapes(split, &shapes_spec, 64).images.bytes()]), sha256(&[&bytes])];
             assert_eq!(found, expected, "{split:?}: shapes, garments");
         }
     }
