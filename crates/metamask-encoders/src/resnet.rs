@@ -171,15 +171,17 @@ impl Block {
 ///
 /// ```
 /// # fn main() -> candle_core::Result<()> {
-/// use candle_core::{DType, Device};
-/// use metamask_encoders::{Encoder, ResNet, ResNetConfig};
+/// use candle_core::{DType, Device, Tensor};
+/// use metamask_encoders::{BatchStats, ResNet, ResNetConfig};
 /// use metamask_random::{Key, Purpose};
 ///
 /// let config = ResNetConfig { width: 4, ..Default::default() };
 /// let key = Key::new(0, Purpose::Initialisation);
 /// let encoder = ResNet::new(&config, key, DType::F32, &Device::Cpu)?;
 ///
-/// assert_eq!(encoder.feature_dim(), 32);
+/// let images = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let features = encoder.forward_nchw(&images, BatchStats::BatchAndUpdate)?;
+/// assert_eq!(features.dims(), [2, 32]);
 /// # Ok(())
 /// # }
 /// ```
