@@ -1,23 +1,31 @@
 //! Tensor operations that Candle lacks or does slowly, each with its gradient
 //! and its tangent (forward-mode derivative).
 //!
-//! Knows nothing of images, methods or files. Two levels: [`Network`] runs a
-//! whole static graph of layers as one Candle operation on buffers it reuses;
-//! [`Differentiable`] lets small expressions (heads, losses) be written once
+//! Knows nothing of images, methods or files. [`Network`] runs a whole static
+//! graph of layers as one Candle operation on buffers it reuses; [`conv2d`] and
+//! its like are single layers of the same engine; [`Differentiable`] lets small expressions (heads, losses) be written once
 //! and evaluated on plain tensors or on [`Dual`]s.
 
 mod differentiable;
 mod kernel;
 #[allow(dead_code, reason = "the vector kernels will call the rest")]
 mod kernels;
+mod layers;
 mod linearized;
+mod memory;
 mod network;
 mod normalize;
 mod parameters;
 
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, set_threads, threads};
+pub use layers::{
+    avg_pool2d, avg_pool2d_tangent, batch_norm, batch_norm_tangent, conv2d, conv2d_tangent,
+    global_avg_pool, global_avg_pool_tangent, linear, linear_tangent, max_pool2d,
+    max_pool2d_tangent,
+};
 pub use linearized::Linearized;
+pub use memory::keep_freed_memory;
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Pool};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};

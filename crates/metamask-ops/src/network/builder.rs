@@ -40,7 +40,7 @@ pub struct Pool {
 
 /// Height and width of a window, its step and the padding around the image.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     pub height: usize,
     pub width: usize,
     pub stride: usize,
@@ -164,7 +164,7 @@ impl NetworkBuilder {
         self.conv2d_window(name, x, out_channels, window)
     }
 
-    pub(super) fn conv2d_window(
+    pub(crate) fn conv2d_window(
         &mut self,
         name: &str,
         x: Node,

@@ -20,12 +20,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 
+pub(crate) use builder::Window;
 pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
 
 use self::{
     builder::Layer, memory::Memory, op::evaluate, plan::Plan, run::Activations, shape::Shape,
 };
-use crate::{BatchStats, Linearized, ParameterEntry};
+use crate::{BatchStats, Dual, Linearized, ParameterEntry};
 
 /// A static graph of layers, run as one operation.
 ///
@@ -210,6 +211,30 @@ impl Network {
             _ => {
                 evaluate::<f64>(&self.inner, x, theta, running, stats, keep).map(|e| e.linearized())
             }
+        }
+    }
+
+    /// The derivative along the directions in `x` and `theta`, by itself. Leaves
+    /// `running` alone.
+    pub(crate) fn tangent(
+        &self,
+        x: &Dual,
+        theta: &Dual,
+        running: &Var,
+        stats: BatchStats,
+    ) -> Result<Tensor> {
+        let stats = match stats {
+            BatchStats::BatchAndUpdate | BatchStats::BatchOnly => BatchStats::BatchOnly,
+            BatchStats::Running => BatchStats::Running,
+        };
+        let (x_dot, theta_dot) = (x.tangent.as_ref(), theta.tangent.as_ref());
+        let (x, theta) = (x.value.detach(), theta.value.detach());
+        let keep = Activations::Keep;
+        match self.check(&x, &theta, running)? {
+            DType::F32 => evaluate::<f32>(&self.inner, &x, &theta, running, stats, keep)?
+                .tangent(x_dot, theta_dot),
+            _ => evaluate::<f64>(&self.inner, &x, &theta, running, stats, keep)?
+                .tangent(x_dot, theta_dot),
         }
     }
 
