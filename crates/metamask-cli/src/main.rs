@@ -1,2 +1,39 @@
-//! The command line.
-fn main() {}
+//! The command line `metamask`: arguments in, tables out.
+//!
+//! Decides nothing about training. stdout is for results, stderr for progress
+//! and for the one line of an error; exit statuses are [`metamask_train::Code`]'s.
+
+mod arguments;
+mod commands;
+mod print;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use metamask_train::{Code, Failure, one_line};
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    // Before anything is allocated: big blocks then stay with the process.
+    metamask_ops::keep_freed_memory();
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Pretrain(arguments) => commands::pretrain(&arguments),
+        Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Presets(arguments) => commands::presets(&arguments),
+        Command::Data(arguments) => commands::data(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let failure = match error.downcast::<Failure>() {
+                Ok(failure) => failure,
+                Err(error) => Failure::new(Code::Io, one_line(&error)),
+            };
+            print::to_stderr(&failure.to_string());
+            ExitCode::from(failure.code.exit_status())
+        }
+    }
+}

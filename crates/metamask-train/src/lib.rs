@@ -1,13 +1,27 @@
-//! Composition: config, algorithm, checkpoint, run log.
+//! Composition: configuration, algorithm, checkpoints, run log, evaluation.
+//!
+//! [`algorithm`] is the method; read it first. [`pretrain()`] puts data, files and
+//! an [`Observer`] around it. Printing and arguments belong to the command line.
 
+pub mod algorithm;
 pub mod checkpoint;
 pub mod config;
 mod durable;
+pub mod evaluate;
 mod failure;
+mod learner;
+pub mod observer;
+pub mod presets;
+pub mod pretrain;
 pub mod run_folder;
 mod run_log;
+pub mod views;
 
 pub use config::Config;
+pub use evaluate::{Measure, Results, evaluate};
 pub use failure::{Code, Failure, one_line, shown};
+pub use learner::Learner;
+pub use observer::Observer;
+pub use pretrain::{Outcome, RunOptions, load_data, pretrain};
 pub use run_folder::RunFolder;
 pub use run_log::RunLog;

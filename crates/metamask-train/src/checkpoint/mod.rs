@@ -30,6 +30,7 @@ pub use manifest::Identity;
 pub(crate) use manifest::sha256;
 use manifest::{FORMAT, FileRecord, Manifest};
 pub use tensors::NamedTensors;
+pub(crate) use tensors::count_not_finite;
 
 const MANIFEST: &str = "MANIFEST.json";
 const FILES: [&str; 4] =

@@ -76,7 +76,7 @@ pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, 
 }
 
 /// How many of a tensor's numbers are NaN or infinite.
-fn count_not_finite(tensor: &Tensor) -> candle_core::Result<usize> {
+pub(crate) fn count_not_finite(tensor: &Tensor) -> candle_core::Result<usize> {
     let flat = tensor.flatten_all()?;
     Ok(match tensor.dtype() {
         DType::F64 => flat.to_vec1::<f64>()?.iter().filter(|x| !x.is_finite()).count(),

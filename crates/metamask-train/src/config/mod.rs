@@ -9,6 +9,9 @@
 mod parse;
 mod section;
 
+use metamask_data::DatasetSpec;
+use metamask_encoders::Stem;
+use metamask_optim::{Hypergradient, MaskForm, Schedule, VirtualStep};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -29,7 +32,7 @@ section! {
     Data in "data" {
         /// Data set: `garments` (embedded, in confounded scenes), `garments-plain`, `shapes`,
         /// `fashion-mnist`, `scenes:fashion-mnist`, `cifar10`.
-        dataset: String = "garments".into(), Range::Any;
+        dataset: DatasetSpec = DatasetSpec::Garments, Range::Any;
         /// Training images to use, the first ones; 0 is all.
         train_images: usize = 0, Range::Any;
         /// Images at the end of the training set that stand in for the test set, so that settings
@@ -152,6 +155,7 @@ section! {
 
 section! {
     /// The meta step that moves the mask.
+    #[derive(Copy)]
     Meta in "meta" {
         /// Where the virtual step starts: `shared` (the weights that the regular step starts from,
         /// whose forward pass it shares) or `after-regular` (the weights after it, as the authors do).
@@ -159,8 +163,6 @@ section! {
         /// The second-order term: `exact` or `finite-difference` (as the authors do).
         hypergradient: Hypergradient = Hypergradient::Exact,
             Range::Words(&["exact", "finite-difference"]);
-        /// Radius R of the finite difference: the weights move by R / |v| times v.
-        radius: f64 = 0.01, Range::Above(0.0);
     }
 }
 
@@ -192,74 +194,14 @@ section! {
     }
 }
 
-macro_rules! words {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident),+ $(,)? }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        pub enum $name { $($(#[$doc])* $variant),+ }
-        impl section::Numbers for $name {
-            fn numbers(&self) -> Vec<f64> { Vec::new() }
-        }
-    };
-}
-
-words! {
-    /// First layers of the encoder.
-    Stem {
-        /// 3x3, stride 1, no pooling.
-        Cifar,
-        /// 3x3, stride 1, then max pooling.
-        CifarWithPool,
-        /// 7x7, stride 2, then max pooling.
-        #[serde(rename = "imagenet")]
-        ImageNet,
-    }
-}
-words! {
-    /// Course of a learning rate.
-    Schedule {
-        /// Half a cosine from the full rate to 0, one value an epoch.
-        Cosine,
-        /// The full rate throughout.
-        Constant,
-    }
-}
-words! {
-    /// Whether there is a mask.
-    MaskMode {
-        /// The features are masked and the mask is learned.
-        On,
-        /// The base method alone.
-        Off,
-    }
-}
-words! {
-    /// How the mask comes from its logits.
-    MaskForm {
-        /// m = sigmoid(w).
-        Sigmoid,
-        /// m = w.
-        Free,
-    }
-}
-words! {
-    /// Where the virtual step starts.
-    VirtualStep {
-        /// At the weights before the regular step.
-        Shared,
-        /// At the weights after the regular step.
-        AfterRegular,
-    }
-}
-words! {
-    /// How the second-order term is computed.
-    Hypergradient {
-        /// By one forward-mode pass.
-        Exact,
-        /// By central differences around the weights.
-        FiniteDifference,
-    }
+/// Whether there is a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskMode {
+    /// The features are masked and the mask is learned.
+    On,
+    /// The base method alone.
+    Off,
 }
 
 /// Every setting of a run. See `metamask pretrain --print-config` for all of
@@ -440,7 +382,7 @@ mod tests {
         let config = read("", &["data.dataset=shapes", "augmentation.crop_scale=[0.1, 1]"]);
         let config = config.expect("a bare word is a string, an integer a number");
         assert_eq!(
-            (config.data.dataset.as_str(), config.augmentation.crop_scale[0]),
+            (config.data.dataset.name(), config.augmentation.crop_scale[0]),
             ("shapes", 0.1)
         );
     }

@@ -102,11 +102,17 @@ macro_rules! numbers {
 }
 
 numbers! {
+    super::MaskMode: _x => Vec::new();
+    metamask_data::DatasetSpec: _x => Vec::new();
+    metamask_encoders::Stem: _x => Vec::new();
+    metamask_optim::Hypergradient: _x => Vec::new();
+    metamask_optim::MaskForm: _x => Vec::new();
+    metamask_optim::Schedule: _x => Vec::new();
+    metamask_optim::VirtualStep: _x => Vec::new();
     f64: x => vec![*x];
     usize: x => vec![*x as f64];
     u64: x => vec![*x as f64];
     bool: _x => Vec::new();
-    String: _x => Vec::new();
     [f64; 2]: x => x.to_vec();
     [f64; 3]: x => x.to_vec();
     Vec<usize>: x => x.iter().map(|&x| x as f64).collect();
@@ -121,12 +127,14 @@ pub(super) fn toml_value<T: serde::Serialize>(value: &T) -> String {
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
+        $(#[derive($more:ident)])?
         $name:ident in $key:literal {
             $($(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr, $range:expr;)+
         }
     ) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        $(#[derive($more)])?
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $($(#[doc = $doc])+ pub $field: $ty,)+

@@ -1,0 +1,154 @@
+//! The words of the command line, with an example for each command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Self-supervised pre-training of image encoders with MetaMask: a mask over
+/// the representation's dimensions, learned without labels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "metamask",
+    version,
+    after_help = "\
+Examples:
+  metamask pretrain                     the preset `quickstart`, minutes on two cores
+  metamask evaluate runs/RUN            the numbers of a finished run again
+  metamask pretrain --help              more"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train an encoder and its mask, then evaluate them
+    Pretrain(PretrainArguments),
+    /// Evaluate the last checkpoint of a run
+    Evaluate(EvaluateArguments),
+    /// List the presets, or print one
+    Presets(PresetsArguments),
+    /// List data sets, or look at one
+    Data(DataArguments),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask pretrain
+  metamask pretrain --set mask.mode=off --seed 1
+  metamask pretrain --preset cifar10-simclr-metamask --data-dir DIR
+  metamask pretrain --resume                      go on with the run that was interrupted
+  metamask pretrain --print-config > mine.toml    every setting, explained
+  metamask pretrain --config mine.toml --out runs/mine
+
+A run is a folder and is never overwritten. Exit status: 0 done, 2 command line or
+configuration, 65 bad data or checkpoint, 66 something is missing, 70 a number is not
+finite, 73 the folder cannot be made, 74 reading or writing failed, 75 folder in use.")]
+pub(crate) struct PretrainArguments {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    pub config: Option<PathBuf>,
+    /// Preset to start from [default: quickstart]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Override a setting, such as `training.epochs=30`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// The run's folder [default: runs/<preset>-s<seed>-<hash of the settings>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in that folder from its last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Seed of every random draw: short for --set run.seed=N
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_name = "cpu|cuda:N", default_value = "cpu")]
+    pub device: String,
+    /// Worker threads; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print every setting with its meaning, and stop
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask evaluate runs/RUN
+  metamask evaluate runs/RUN --protocol knn --json")]
+pub(crate) struct EvaluateArguments {
+    /// The run's folder
+    pub run: PathBuf,
+    /// How to evaluate; may be given more than once [default: both]
+    #[arg(long = "protocol", value_name = "NAME")]
+    pub protocols: Vec<ProtocolName>,
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Worker threads; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ProtocolName {
+    /// k nearest neighbours
+    Knn,
+    /// Linear probe
+    Linear,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask presets
+  metamask presets quickstart > mine.toml")]
+pub(crate) struct PresetsArguments {
+    /// The preset to print
+    pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask data list
+  metamask data preview garments --out views.png")]
+pub(crate) struct DataArguments {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// List the data sets
+    #[command(after_help = "Example:\n  metamask data list")]
+    List,
+    /// Draw images of a data set, each with two of its views
+    #[command(after_help = "\
+Example:
+  metamask data preview garments --out views.png")]
+    Preview(PreviewArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PreviewArguments {
+    /// The data set
+    pub name: String,
+    /// The picture to write (PNG)
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}

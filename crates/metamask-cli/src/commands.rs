@@ -1,0 +1,212 @@
+//! What each command does.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use metamask_augment::{ImageBatch, two_views};
+use metamask_data::{DatasetSpec, Tile, contact_sheet, save_png};
+use metamask_train::{
+    Code, Config, Failure, Learner, Measure, RunOptions,
+    checkpoint::{Checkpoints, Identity, State},
+    load_data,
+    presets::{self, Preset},
+    run_folder, shown, views,
+};
+
+use crate::{
+    arguments::{
+        DataArguments, DataCommand, EvaluateArguments, PresetsArguments, PretrainArguments,
+        PreviewArguments, ProtocolName,
+    },
+    print,
+    progress::Progress,
+};
+
+pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<()> {
+    let (name, config) = configuration(arguments)?;
+    if arguments.print_config {
+        return print::to_stdout(&config.to_annotated_toml());
+    }
+    check_device(&arguments.device)?;
+    set_threads(arguments.threads)?;
+    let default = || {
+        let hash = config.short_hash();
+        PathBuf::from("runs").join(format!("{name}-s{}-{hash}", config.run.seed))
+    };
+    let out = arguments.out.clone().unwrap_or_else(default);
+    if arguments.resume && !run_folder::is_run(&out) {
+        let message = format!("note: {}: no run to resume, starting it", shown(&out));
+        print::to_stderr(&message);
+    }
+    let options =
+        RunOptions { out, resume: arguments.resume, data_dir: arguments.data_dir.clone() };
+    let mut progress = Progress::new();
+    let outcome = metamask_train::pretrain(&config, &options, &mut progress)?;
+    progress.finish();
+    if outcome.was_finished {
+        let message = format!(
+            "note: {}: already finished at step {}",
+            shown(&options.out),
+            outcome.results.step
+        );
+        print::to_stderr(&message);
+    }
+    print::to_stdout(&print::run_report(&config, &name, &options.out, &outcome.results))
+}
+
+/// The configuration that the arguments name, and its name.
+fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Config)> {
+    let mut overrides = arguments.overrides.clone();
+    overrides.extend(arguments.seed.map(|seed| format!("run.seed={seed}")));
+    let named = arguments.config.is_some() || arguments.preset.is_some();
+    if let (Some(out), true, false) = (&arguments.out, arguments.resume, named) {
+        // The run knows its own settings.
+        if run_folder::is_run(out) {
+            let text = run_folder::read_config(out)?.0.to_annotated_toml();
+            return Ok(("run".to_owned(), Config::read(&text, &shown(out), &overrides)?));
+        }
+    }
+    let Some(path) = &arguments.config else {
+        let name = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
+        return Ok((name.to_owned(), Preset::named(name)?.config(&overrides)?));
+    };
+    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::at(Code::Missing, path, "is not there, expected a configuration file")
+        }
+        _ => Failure::io(path, "read", &error),
+    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::at(Code::Config, path, "is no UTF-8 text, expected TOML"))?;
+    let stem = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+    Ok((stem.into_owned(), Config::read(&text, &shown(path), &overrides)?))
+}
+
+fn check_device(device: &str) -> Result<(), Failure> {
+    if device == "cpu" {
+        return Ok(());
+    }
+    let is_cuda = device.strip_prefix("cuda:").is_some_and(|index| index.parse::<u16>().is_ok());
+    let message = match is_cuda {
+        true => format!("`{device}`: this build computes on the CPU only, expected `cpu`"),
+        false => format!("`{device}`: unknown device, expected `cpu` or `cuda:N`"),
+    };
+    Err(Failure::new(Code::Device, message))
+}
+
+fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        metamask_ops::set_threads(usize::from(threads))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
+    set_threads(arguments.threads)?;
+    let run = &arguments.run;
+    let (config, config_sha256) = run_folder::read_config(run)?;
+    let data = load_data(&config, arguments.data_dir.clone())?;
+    let mut learner = Learner::new(&config, DType::F32)?;
+    let checkpoints = Checkpoints {
+        folder: run.join("checkpoints"),
+        identity: Identity { config_sha256, data_sha256: data.fingerprint() },
+        keep: config.checkpoint.keep,
+    };
+    let Some(latest) = checkpoints.latest(&learner.to_checkpoint(State::default())?)? else {
+        let message = "has no checkpoint yet";
+        return Err(Failure::at(Code::CheckpointMissing, run, message).into());
+    };
+    let mut progress = Progress::new();
+    for failure in &latest.rejected {
+        print::to_stderr(&format!("warning: {}", failure.message));
+    }
+    learner.restore(&latest.checkpoint)?;
+    let measures: Vec<Measure> = match &arguments.protocols[..] {
+        [] => vec![Measure::Knn, Measure::Linear],
+        names => [Measure::Knn, Measure::Linear]
+            .into_iter()
+            .filter(|&measure| names.iter().any(|&name| measure_of(name) == measure))
+            .collect(),
+    };
+    let State { step, epoch } = latest.checkpoint.state;
+    let at = (step, epoch);
+    let results = metamask_train::evaluate(&config, &data, &learner, at, &measures, &mut progress)?;
+    progress.finish();
+    match arguments.json {
+        true => print::to_stdout(&(serde_json::to_string(&results)? + "\n")),
+        false => print::to_stdout(&print::results_table(&results)),
+    }
+}
+
+fn measure_of(name: ProtocolName) -> Measure {
+    match name {
+        ProtocolName::Knn => Measure::Knn,
+        ProtocolName::Linear => Measure::Linear,
+    }
+}
+
+pub(crate) fn presets(arguments: &PresetsArguments) -> anyhow::Result<()> {
+    if let Some(name) = &arguments.name {
+        return print::to_stdout(Preset::named(name)?.text);
+    }
+    let width = presets::ALL.iter().map(|preset| preset.name.len()).max().unwrap_or(0);
+    let line = |preset: &Preset| format!("{:width$}  {}\n", preset.name, preset.title());
+    let list: String = presets::ALL.iter().map(line).collect();
+    print::to_stdout(&list)
+}
+
+pub(crate) fn data(arguments: &DataArguments) -> anyhow::Result<()> {
+    match &arguments.command {
+        DataCommand::List => {
+            let line = |spec: &DatasetSpec| format!("{spec:22}{}\n", spec.description());
+            let list: String = DatasetSpec::ALL.iter().map(line).collect();
+            print::to_stdout(&list)
+        }
+        DataCommand::Preview(arguments) => preview(arguments),
+    }
+}
+
+/// Columns of a preview: an image and two views of it, a few times.
+const PREVIEW_SAMPLES: usize = 16;
+const PREVIEW_SCALE: usize = 3;
+
+fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
+    let overrides = [format!("data.dataset={}", arguments.name)];
+    let config = Preset::named(presets::DEFAULT)?.config(&overrides)?;
+    let data = load_data(&config, arguments.data_dir.clone())?;
+    let images = &data.train.images;
+    let (height, width) = (images.height(), images.width());
+    let samples: Vec<u32> = (0..images.len().min(PREVIEW_SAMPLES) as u32).collect();
+    let batch = ImageBatch::new(images.bytes(), height, width)?;
+    let recipe = views::recipe_in_colour(&config.augmentation)?;
+    let size = recipe.output_size(height, width)?;
+    let (view_a, view_b) = two_views(&recipe, batch, &samples, config.run.seed, 0)?;
+    let bytes = |view: Vec<f32>| -> Vec<u8> {
+        view.into_iter().map(|x| (x * 255.0).round().clamp(0.0, 255.0) as u8).collect()
+    };
+    let (view_a, view_b) = (bytes(view_a), bytes(view_b));
+    let tile = |bytes, (height, width)| Tile { bytes, height, width };
+    let view_row = |view| tiles(view, size);
+    let originals =
+        samples.iter().map(|&i| tile(images.image(i as usize), (height, width))).collect();
+    let rows = match size == (height, width) {
+        true => vec![originals, view_row(&view_a), view_row(&view_b)],
+        false => vec![view_row(&view_a), view_row(&view_b)],
+    };
+    save_png(&contact_sheet(&rows, PREVIEW_SCALE), &arguments.out)
+        .map_err(|error| cannot_write(&arguments.out, &error))?;
+    print::to_stdout(&format!(
+        "{}: {} images of {} (upper row), two views of each below\n",
+        shown(&arguments.out),
+        samples.len(),
+        data.name
+    ))
+}
+
+fn tiles(view: &[u8], (height, width): (usize, usize)) -> Vec<Tile<'_>> {
+    view.chunks_exact(height * width * 3).map(|bytes| Tile { bytes, height, width }).collect()
+}
+
+fn cannot_write(path: &Path, error: &anyhow::Error) -> Failure {
+    Failure::at(Code::OutDir, path, format!("cannot be written: {}", error.root_cause()))
+}

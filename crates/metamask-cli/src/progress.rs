@@ -1,0 +1,153 @@
+//! Progress on stderr: a bar on a terminal, a line an epoch elsewhere.
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use metamask_train::{
+    Failure, Observer,
+    observer::{EpochReport, Plan, StepReport},
+    shown,
+};
+
+use crate::print::to_stderr;
+
+/// Shows a run.
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    is_terminal: bool,
+    epochs: u64,
+    batch_size: u64,
+    chance_level: f64,
+    started: Instant,
+    steps_here: u64,
+    loss: Option<f64>,
+}
+
+/// Share of the newest loss in the one that is shown.
+const SMOOTHING: f64 = 0.1;
+
+impl Progress {
+    pub fn new() -> Self {
+        Self {
+            bar: None,
+            is_terminal: std::io::stderr().is_terminal(),
+            epochs: 0,
+            batch_size: 0,
+            chance_level: 0.0,
+            started: Instant::now(),
+            steps_here: 0,
+            loss: None,
+        }
+    }
+
+    /// Takes the bar off the screen.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Prints above the bar.
+    fn line(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| to_stderr(line)),
+            None => to_stderr(line),
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn started(&mut self, plan: &Plan<'_>) {
+        self.epochs = plan.epochs;
+        self.batch_size = plan.batch_size;
+        self.chance_level = plan.chance_level;
+        self.started = Instant::now();
+        self.line(&format!(
+            "{}: {} epochs of {} steps, batch {}, into {}",
+            plan.data,
+            plan.epochs,
+            plan.steps_per_epoch,
+            plan.batch_size,
+            shown(plan.folder)
+        ));
+        if plan.first_step > 0 {
+            self.line(&format!("resuming at step {}", plan.first_step));
+        }
+        if self.is_terminal {
+            let target = ProgressDrawTarget::stderr_with_hz(5);
+            let total = plan.epochs * plan.steps_per_epoch;
+            let bar = ProgressBar::with_draw_target(Some(total), target);
+            bar.set_style(style("{prefix} {wide_bar} {msg}"));
+            bar.set_position(plan.first_step);
+            self.bar = Some(bar);
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.steps_here += 1;
+        let loss = match self.loss {
+            None => report.contrastive_loss,
+            Some(loss) => loss + SMOOTHING * (report.contrastive_loss - loss),
+        };
+        self.loss = Some(loss);
+        let Some(bar) = &self.bar else { return };
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let rate = (self.steps_here * self.batch_size) as f64 / elapsed;
+        let steps_left = bar.length().unwrap_or(report.step).saturating_sub(report.step);
+        let left = steps_left as f64 * elapsed / self.steps_here as f64;
+        bar.set_prefix(format!("epoch {}/{}", report.epoch, self.epochs));
+        bar.set_message(format!(
+            "loss {loss:.3} (chance {:.3})  {rate:.0} images/s  {} left",
+            self.chance_level,
+            duration(left)
+        ));
+        bar.set_position(report.step);
+    }
+
+    fn epoch(&mut self, report: &EpochReport, images_per_s: f64) {
+        if self.is_terminal {
+            return;
+        }
+        let mask = match (report.mask_min, report.mask_max) {
+            (Some(min), Some(max)) => format!("  mask {min:.3} to {max:.3}"),
+            _ => String::new(),
+        };
+        self.line(&format!(
+            "epoch {}/{}  loss {:.3} (chance {:.3}){mask}  {images_per_s:.0} images/s",
+            report.epoch, self.epochs, report.contrastive_loss, report.chance_level
+        ));
+    }
+
+    fn saved(&mut self, _checkpoint: &Path) {}
+
+    fn rejected(&mut self, checkpoint: &Failure) {
+        self.line(&format!("warning: {}; the one before is used", checkpoint.message));
+    }
+
+    fn evaluating(&mut self, what: &str) {
+        if !self.is_terminal {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(ProgressBar::no_length);
+        bar.set_style(style("{spinner} {msg}"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar.set_message(format!("evaluating: {what}"));
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed")
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}

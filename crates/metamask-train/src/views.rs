@@ -1,0 +1,169 @@
+//! The views of every batch, made one batch ahead on a thread of their own.
+
+use std::{
+    sync::mpsc::{Receiver, sync_channel},
+    thread::JoinHandle,
+};
+
+use candle_core::{Device, Result, Tensor};
+use metamask_augment::{ImageBatch, Pipeline, Transform, TwoViews, to_tensor, two_views};
+use metamask_data::{Batches, Unlabelled, epoch_order};
+
+use crate::config::Augmentation;
+
+/// The recipe of both views.
+///
+/// # Errors
+/// If a setting is out of its range.
+pub fn recipe(config: &Augmentation) -> Result<TwoViews> {
+    let mut transforms = recipe_in_colour(config)?.a.transforms().to_vec();
+    transforms.extend(metamask_augment::evaluation(config.size).transforms().last().cloned());
+    Ok(TwoViews::same(Pipeline::new(transforms)?))
+}
+
+/// The same without the normalisation: values from black to white, to be looked at.
+///
+/// # Errors
+/// If a setting is out of its range.
+pub fn recipe_in_colour(config: &Augmentation) -> Result<TwoViews> {
+    let Augmentation { size, crop_scale: scale, jitter, jitter_hue: hue, .. } = *config;
+    let [brightness, contrast, saturation] = jitter;
+    let ratio = [3.0 / 4.0, 4.0 / 3.0];
+    let mut transforms = vec![
+        Transform::RandomResizedCrop { size, scale, ratio },
+        Transform::HorizontalFlip { p: config.flip_probability },
+        Transform::ColorJitter {
+            brightness,
+            contrast,
+            saturation,
+            hue,
+            p: config.jitter_probability,
+        },
+        Transform::Grayscale { p: config.grayscale_probability },
+    ];
+    if config.blur_probability > 0.0 {
+        // SimCLR's kernel is a tenth of the side, odd.
+        let kernel = (size / 20 * 2 + 1).max(3);
+        let p = config.blur_probability;
+        transforms.push(Transform::GaussianBlur { kernel, sigma: [0.1, 2.0], p });
+    }
+    Ok(TwoViews::same(Pipeline::new(transforms)?))
+}
+
+/// Yields the two views of batch after batch, epoch after epoch, in order.
+///
+/// What it yields depends on (seed, epoch, batch) alone, so a run that goes on
+/// at some epoch gets what it would have got.
+pub struct ViewStream {
+    /// `None` only while it is dropped.
+    receiver: Option<Receiver<Result<[Tensor; 2]>>>,
+    maker: Option<JoinHandle<()>>,
+}
+
+impl ViewStream {
+    /// Starts making the views of the epochs in `epochs`.
+    ///
+    /// # Panics
+    /// If no thread can be started.
+    pub fn start(
+        images: Unlabelled,
+        recipe: TwoViews,
+        seed: u64,
+        batch_size: usize,
+        epochs: std::ops::Range<u64>,
+    ) -> Self {
+        // One batch waits while the next is made: more would only take memory.
+        let (sender, receiver) = sync_channel(1);
+        let maker = std::thread::spawn(move || {
+            for epoch in epochs {
+                let epoch = epoch as u32;
+                let order = epoch_order(seed, epoch, images.len() as u32);
+                for samples in Batches::new(&order, batch_size) {
+                    let views = make(&images, &recipe, samples, seed, epoch);
+                    let failed = views.is_err();
+                    if sender.send(views).is_err() || failed {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { receiver: Some(receiver), maker: Some(maker) }
+    }
+
+    /// The next batch's views, `[batch, size, size, 3]` each.
+    ///
+    /// # Errors
+    /// If the recipe does not suit the images.
+    pub fn next(&mut self) -> Result<[Tensor; 2]> {
+        let receiver = self.receiver.as_ref().expect("present until dropped");
+        match receiver.recv() {
+            Ok(views) => views,
+            Err(_) => candle_core::bail!("views: expected another batch, got none"),
+        }
+    }
+}
+
+impl Drop for ViewStream {
+    fn drop(&mut self) {
+        // The maker's next send fails, which ends it.
+        self.receiver = None;
+        if let Some(maker) = self.maker.take() {
+            // A panic there has been reported where it happened.
+            let _ = maker.join();
+        }
+    }
+}
+
+fn make(
+    images: &Unlabelled,
+    recipe: &TwoViews,
+    samples: &[u32],
+    seed: u64,
+    epoch: u32,
+) -> Result<[Tensor; 2]> {
+    let images = images.images();
+    let (height, width) = (images.height(), images.width());
+    let batch = ImageBatch::new(images.bytes(), height, width)?;
+    let size = recipe.output_size(height, width)?;
+    let (a, b) = two_views(recipe, batch, samples, seed, epoch)?;
+    Ok([to_tensor(a, size, &Device::Cpu)?, to_tensor(b, size, &Device::Cpu)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use metamask_data::Images;
+
+    use super::*;
+
+    fn stream(epochs: std::ops::Range<u64>) -> ViewStream {
+        let bytes: Vec<u8> = (0..10 * 8 * 8 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let images = Unlabelled::from(Images::new(bytes, 8, 8).expect("ten images"));
+        let config = Augmentation { size: 8, ..Default::default() };
+        ViewStream::start(images, recipe(&config).expect("a recipe"), 3, 4, epochs)
+    }
+
+    fn numbers(stream: &mut ViewStream) -> Result<Vec<f32>> {
+        let [a, b] = stream.next()?;
+        Tensor::cat(&[a, b], 0)?.flatten_all()?.to_vec1()
+    }
+
+    #[test]
+    fn an_epoch_can_be_entered_without_those_before() -> Result<()> {
+        let mut whole = stream(0..2);
+        // Ten images make two batches of four.
+        for _ in 0..2 {
+            numbers(&mut whole)?;
+        }
+        let mut second = stream(1..2);
+        for _ in 0..2 {
+            assert_eq!(numbers(&mut whole)?, numbers(&mut second)?);
+        }
+        assert!(second.next().is_err(), "the epochs are over");
+        Ok(())
+    }
+
+    #[test]
+    fn a_stream_can_be_left_at_any_time() {
+        drop(stream(0..1000));
+    }
+}
