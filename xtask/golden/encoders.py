@@ -162,13 +162,13 @@ def write(path, function, shapes, input_shape, seed):
 
 def main(out_dir):
     out = pathlib.Path(out_dir)
-    for depth, stem, width, stem_relu, input_shape, seed in [
-        (18, "cifar", 4, True, (3, 3, 16, 14), 1),
-        (18, "cifar-with-pool", 1, False, (4, 3, 24, 24), 2),
-        (50, "imagenet", 1, True, (4, 3, 33, 33), 13),
+    for name, depth, stem, width, stem_relu, input_shape, seed in [
+        ("resnet18_cifar.safetensors", 18, "cifar", 4, True, (3, 3, 16, 14), 1),
+        ("resnet18_cifar-with-pool.safetensors", 18, "cifar-with-pool", 1, False, (4, 3, 24, 24), 2),
+        ("resnet50_imagenet.safetensors", 50, "imagenet", 1, True, (4, 3, 33, 33), 13),
     ]:
         write(
-            out / f"resnet{depth}_{stem}.safetensors",
+            out / name,
             lambda p, x: resnet(p, x, depth, stem, stem_relu),
             resnet_shapes(depth, stem, width),
             input_shape,
