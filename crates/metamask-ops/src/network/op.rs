@@ -59,7 +59,7 @@ struct NetworkOp<T> {
     /// The running statistics, if they are what normalises.
     running: Option<Vec<T>>,
     activations: Activations,
-    saved: OnceLock<(Saved<T>, Fingerprint<T>)>,
+    saved: OnceLock<(Saved<T>, Fingerprint)>,
 }
 
 /// Candle wants to own an operation; this owns a share of it.
@@ -246,13 +246,15 @@ impl<T: Scalar> CustomOp2 for Shared<T> {
 /// A sample of the parameters' bits: an optimiser's step in place, between
 /// forward and gradient, would make the gradient silently wrong. This sees it.
 #[derive(Debug, PartialEq)]
-struct Fingerprint<T>(Vec<T>);
+struct Fingerprint(Vec<u64>);
 
-impl<T: Scalar> Fingerprint<T> {
+impl Fingerprint {
     const SAMPLES: usize = 64;
 
-    fn of(theta: &[T]) -> Self {
-        Self(theta.iter().step_by(theta.len().div_ceil(Self::SAMPLES).max(1)).copied().collect())
+    fn of<T: Scalar>(theta: &[T]) -> Self {
+        let stride = theta.len().div_ceil(Self::SAMPLES).max(1);
+        // Bits, so that a NaN equals itself: a diverged run must not get this error.
+        Self(theta.iter().step_by(stride).map(|&v| Real::to_f64(v).to_bits()).collect())
     }
 }
 

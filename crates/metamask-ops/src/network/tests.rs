@@ -444,6 +444,21 @@ fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
 }
 
 #[test]
+fn threads_may_share_a_network() -> Result<()> {
+    let case = residual()?;
+    let expected = bits_in_f32(&case)?;
+    std::thread::scope(|scope| {
+        let run = || (0..20).map(|_| bits_in_f32(&case)).collect::<Result<Vec<_>>>();
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            let all = thread.join().expect("a thread that shares a network panicked")?;
+            assert!(all.iter().all(|bits| *bits == expected));
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn buffers_do_not_grow_from_step_to_step() -> Result<()> {
     let case = residual()?;
     let dot = values(case.theta.dims(), 7)?;
@@ -478,6 +493,15 @@ fn theta_changed_before_the_gradient_is_noticed() -> Result<()> {
     let message = case.gradients(&linearized.value).expect_err("changed").to_string();
     assert!(message.contains("changed in place"), "{message}");
     assert!(linearized.tangent(&[case.theta.as_detached_tensor()]).is_err());
+    Ok(())
+}
+
+#[test]
+fn parameters_that_diverged_still_have_gradients() -> Result<()> {
+    let case = vectors()?;
+    case.theta.set(&case.theta.affine(f64::NAN, 0.0)?)?;
+    let (_, dtheta) = case.gradients(&case.evaluate(BatchOnly)?.value)?;
+    assert!(dtheta.to_vec1::<f64>()?.iter().any(|g| g.is_nan()));
     Ok(())
 }
 
