@@ -1,6 +1,8 @@
 """Writes augment.safetensors: what torchvision makes of given images with given parameters.
 
-Usage: python augment.py OUT_DIR
+    python augment.py OUT_DIR
+
+For crates/metamask-augment/tests/fixtures.
 
 Needs torch, torchvision, Pillow, numpy and safetensors; the committed file was
 made with torchvision 0.29.2 and Pillow 13.0.0 on the CPU. Images are byte

@@ -1,6 +1,9 @@
 //! Files as a whole: length, leftovers, fixtures.
 
+use std::collections::BTreeSet;
+
 use super::{Breach, File, Repository};
+use crate::shell;
 
 /// Beyond this a file is seldom one thing.
 const MAX_LINES: usize = 700;
@@ -19,7 +22,7 @@ pub(super) fn check(repository: &Repository) -> anyhow::Result<Vec<Breach>> {
         breaches.extend(machine_paths(file));
         breaches.extend(unfinished(file));
     }
-    breaches.extend(fixtures_without_script(repository)?);
+    breaches.extend(fixtures_without_script(&shell::repository_files()?, repository));
     Ok(breaches)
 }
 
@@ -63,26 +66,22 @@ fn unfinished(file: &File) -> Vec<Breach> {
         .collect()
 }
 
-/// Fixtures that no script in `xtask/golden` names cannot be made again.
-fn fixtures_without_script(repository: &Repository) -> anyhow::Result<Vec<Breach>> {
-    let in_folder = |file: &&File| file.path.starts_with("xtask/golden/");
-    let scripts: String = repository.files.iter().filter(in_folder).map(|f| &*f.text).collect();
-    let mut breaches = Vec::new();
-    for path in crate::shell::repository_files()? {
-        let Some((_, name)) = path.split_once("/tests/fixtures/") else { continue };
-        let Some(stem) = name.strip_suffix(".safetensors") else { continue };
-        let stem = stem.rsplit('/').next().unwrap_or(stem);
-        if !scripts.contains(stem) {
-            breaches.push(Breach::new(&path, 0, "no script in xtask/golden names this fixture"));
-        }
-    }
-    Ok(breaches)
+/// A folder of fixtures that no script in `xtask/golden` names cannot be made again.
+fn fixtures_without_script(paths: &[String], repository: &Repository) -> Vec<Breach> {
+    let scripts: Vec<&File> =
+        repository.files.iter().filter(|file| file.path.starts_with("xtask/golden/")).collect();
+    let tensors = paths.iter().filter(|path| path.ends_with(".safetensors"));
+    let folders = tensors.filter_map(|path| Some(path.split_once("/tests/fixtures/")?.0));
+    let folders: BTreeSet<String> = folders.map(|name| format!("{name}/tests/fixtures")).collect();
+    let unnamed = |folder: &String| !scripts.iter().any(|script| script.text.contains(folder));
+    let breach = |folder| Breach::new(folder, 0, "no script in xtask/golden names this folder");
+    folders.into_iter().filter(unnamed).map(breach).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::repository;
-    use super::{MAX_LINES, machine_paths, too_long, unfinished};
+    use super::{MAX_LINES, fixtures_without_script, machine_paths, too_long, unfinished};
 
     #[test]
     fn a_path_of_a_machine_is_found_and_a_relative_one_is_not() {
@@ -102,5 +101,15 @@ mod tests {
         let [a, b, c] = &repository.files[..] else { unreachable!("three files") };
         assert!(too_long(a).is_some() && too_long(b).is_none() && too_long(c).is_none());
         assert_eq!(unfinished(b).len(), 1);
+    }
+
+    #[test]
+    fn fixtures_need_a_script_that_names_their_folder() {
+        let script = "\"\"\"References, for crates/metamask-a/tests/fixtures.\"\"\"";
+        let repository = repository(&[("xtask/golden/a.py", script)]);
+        let paths = ["a", "b"].map(|x| format!("crates/metamask-{x}/tests/fixtures/x.safetensors"));
+        let breaches = fixtures_without_script(&paths, &repository);
+        let folders: Vec<&str> = breaches.iter().map(|breach| breach.path.as_str()).collect();
+        assert_eq!(folders, ["crates/metamask-b/tests/fixtures"]);
     }
 }
