@@ -134,14 +134,23 @@ impl<T: Real> Task<T> for Images<'_, T> {
                     // SAFETY: the caller's promise; the plan's offsets stay
                     // inside source and target, which `Plan` guarantees.
                     unsafe {
-                        match (V::REGISTERS, block.padded / V::LANES) {
-                            (32, 4) => sweep.run::<V, 6, 4>(target),
-                            (32, 3) => sweep.run::<V, 8, 3>(target),
-                            (32, 2) => sweep.run::<V, 12, 2>(target),
-                            (32, 1) => sweep.run::<V, 12, 1>(target),
-                            (_, 2) => sweep.run::<V, 4, 2>(target),
-                            (_, 1) => sweep.run::<V, 8, 1>(target),
-                            (_, n) => unreachable!("a block has at most TILE_VECTORS, got {n}"),
+                        // Nested, so that only the arms of V's own TILE_SUMS are compiled.
+                        let vectors = block.padded / V::LANES;
+                        match V::TILE_SUMS {
+                            24 => match vectors {
+                                4 => sweep.run::<V, 6, 4>(target),
+                                3 => sweep.run::<V, 8, 3>(target),
+                                2 => sweep.run::<V, 12, 2>(target),
+                                _ => sweep.run::<V, 12, 1>(target),
+                            },
+                            12 => match vectors {
+                                2 => sweep.run::<V, 6, 2>(target),
+                                _ => sweep.run::<V, 12, 1>(target),
+                            },
+                            _ => match vectors {
+                                2 => sweep.run::<V, 4, 2>(target),
+                                _ => sweep.run::<V, 8, 1>(target),
+                            },
                         }
                     }
                     rows = &rows[step.iter().map(|s| s.len).sum::<usize>() * block.padded..];

@@ -1,5 +1,10 @@
-//! The gradient in the weights: an outer product of source elements and output
-//! gradients, summed over all pixels of the batch.
+//! The gradient in the weights: a matrix product whose inner dimension is all
+//! the pixels of the batch.
+//!
+//! Rows of dw are (kernel position, input channel), columns output channels.
+//! With few input channels the tiles read the bordered image where it lies;
+//! with many, lines of the image are far apart and fight for the same cache
+//! sets, so both operands are first copied into the order of use.
 
 use std::ops::Range;
 
@@ -12,9 +17,12 @@ use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
 
-/// Output pixels that are summed before going on to other weights, so that
-/// their gradients stay in the first-level cache.
+/// Pixels that are summed before going on to other weights, so that their
+/// gradients stay in the first-level cache.
 const PIXELS_PER_STEP: usize = 128;
+
+/// Input channels from which on operands are copied. Measured.
+const COPY_FROM: usize = 128;
 
 /// Tasks that the sum is cut into: parts of the batch times parts of the rows.
 const TASKS: usize = 16;
@@ -42,9 +50,10 @@ pub(super) fn backward_weight<T: Real>(
     let rows = dw.len() / s.out_c;
     let rows_per_task = rows.div_ceil(TASKS.div_ceil(parts));
 
+    let copy = s.in_c >= COPY_FROM;
     let frame = frame(s);
-    let (_, padded, partials, _) = ws.parts();
-    let source: &[T] = if frame.is_bare() {
+    let (_, padded, partials, per_thread) = ws.parts();
+    let source: &[T] = if frame.is_bare() || !copy {
         x
     } else {
         let padded = at_least(padded, s.batch * frame.len());
@@ -56,13 +65,23 @@ pub(super) fn backward_weight<T: Real>(
     };
 
     let part_len = dw.len();
-    let dy_len = s.out_h() * s.out_w() * s.out_c;
     let run = |part: usize, first: usize, dw: &mut [T]| {
         let batch = part * images..s.batch.min((part + 1) * images);
-        let rows = first..first + dw.len() / s.out_c;
-        let source = &source[batch.start * frame.len()..batch.end * frame.len()];
-        let dy = &dy[batch.start * dy_len..batch.end * dy_len];
-        T::dispatch(kernel, Rows { s, frame: &frame, source, dy, rows, dw });
+        let (x_len, y_len) = (source.len() / s.batch, dy.len() / s.batch);
+        let task = Rows {
+            s,
+            frame: &frame,
+            source: &source[batch.start * x_len..batch.end * x_len],
+            dy: &dy[batch.start * y_len..batch.end * y_len],
+            rows: first..first + dw.len() / s.out_c,
+            dw,
+            scratch: &mut per_thread.get(),
+        };
+        if copy {
+            T::dispatch(kernel, Copied(task));
+        } else {
+            T::dispatch(kernel, InPlace(task));
+        }
     };
     let run_part = |part: usize, dw: &mut [T]| {
         dw.par_chunks_mut(rows_per_task * s.out_c)
@@ -86,7 +105,7 @@ pub(super) fn backward_weight<T: Real>(
     });
 }
 
-/// Some rows (kernel position, input channel) of the gradient, over some images.
+/// Some rows of the gradient, over some images.
 struct Rows<'a, T> {
     s: &'a ConvShape,
     frame: &'a Frame,
@@ -94,57 +113,94 @@ struct Rows<'a, T> {
     dy: &'a [T],
     rows: Range<usize>,
     dw: &'a mut [T],
+    scratch: &'a mut Vec<T>,
 }
 
-impl<T: Real> Task<T> for Rows<'_, T> {
+/// Calls `$self.$method::<V, ROWS, VECTORS>(…)` with the tile's height for the
+/// block's number of vectors: as many sums as the registers hold.
+macro_rules! for_width {
+    ($self:ident.$method:ident, $block:expr, $($argument:expr),*) => {
+        // Nested, so that only the arms of V's own TILE_SUMS are compiled.
+        match V::TILE_SUMS {
+            24 => match $block.padded / V::LANES {
+                4 => $self.$method::<V, 6, 4>($block, $($argument),*),
+                3 => $self.$method::<V, 8, 3>($block, $($argument),*),
+                2 => $self.$method::<V, 12, 2>($block, $($argument),*),
+                _ => $self.$method::<V, 16, 1>($block, $($argument),*),
+            },
+            12 => match $block.padded / V::LANES {
+                2 => $self.$method::<V, 6, 2>($block, $($argument),*),
+                _ => $self.$method::<V, 12, 1>($block, $($argument),*),
+            },
+            _ => match $block.padded / V::LANES {
+                2 => $self.$method::<V, 4, 2>($block, $($argument),*),
+                _ => $self.$method::<V, 8, 1>($block, $($argument),*),
+            },
+        }
+    };
+}
+
+/// The tiles read source and gradients where they lie.
+struct InPlace<'a, T>(Rows<'a, T>);
+
+impl<T: Real> Task<T> for InPlace<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>>(mut self) {
-        let (out_h, out_w) = (self.s.out_h(), self.s.out_w());
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Rows { s, frame, source, dy, rows, dw, scratch } = self.0;
+        let (out_h, out_w) = (s.out_h(), s.out_w());
         let lines = (PIXELS_PER_STEP / out_w).clamp(1, out_h);
-        let images = self.source.len() / self.frame.len();
-        for image in 0..images {
+        let images = source.chunks_exact(frame.image_len());
+        for (i, (image, dy)) in images.zip(dy.chunks_exact(out_h * out_w * s.out_c)).enumerate() {
+            let source = if frame.is_bare() {
+                image
+            } else {
+                let bordered = at_least(scratch, frame.len());
+                pad_image(frame, image, bordered);
+                bordered
+            };
             for y in (0..out_h).step_by(lines) {
-                let pixels =
-                    Pixels { image, y, lines: lines.min(out_h - y), first: image + y == 0 };
-                for block in columns(self.s.out_c, V::LANES, V::TILE_VECTORS) {
-                    // SAFETY: the caller's promise; pixels lie in the images.
-                    unsafe {
-                        match (V::REGISTERS, block.padded / V::LANES) {
-                            (32, 4) => self.sweep::<V, 6, 4>(pixels, block),
-                            (32, 3) => self.sweep::<V, 8, 3>(pixels, block),
-                            (32, 2) => self.sweep::<V, 12, 2>(pixels, block),
-                            (32, 1) => self.sweep::<V, 24, 1>(pixels, block),
-                            (_, 2) => self.sweep::<V, 4, 2>(pixels, block),
-                            (_, 1) => self.sweep::<V, 8, 1>(pixels, block),
-                            (_, n) => unreachable!("a block has at most TILE_VECTORS, got {n}"),
-                        }
-                    }
+                let mut step = LinesStep {
+                    s,
+                    x: &source[y * s.stride * frame.row_len()..],
+                    x_line: frame.row_len(),
+                    dy: &dy[y * out_w * s.out_c..],
+                    lines: lines.min(out_h - y),
+                    rows: rows.clone(),
+                    dw,
+                    load: i + y > 0,
+                };
+                for block in columns(s.out_c, V::LANES, V::TILE_VECTORS) {
+                    // SAFETY: the caller's promise; the lines lie in the image.
+                    unsafe { for_width!(step.sweep, block,) }
                 }
             }
         }
     }
 }
 
-/// Whole lines of output pixels of an image.
-#[derive(Clone, Copy)]
-struct Pixels {
-    image: usize,
-    y: usize,
+/// Whole lines of output pixels of one image, and the rows they are added to.
+struct LinesStep<'a, T> {
+    s: &'a ConvShape,
+    /// The bordered image from the first line's source on.
+    x: &'a [T],
+    x_line: usize,
+    dy: &'a [T],
     lines: usize,
-    /// Whether they are the first of the sum.
-    first: bool,
+    rows: Range<usize>,
+    dw: &'a mut [T],
+    /// Whether dw already holds a part of the sum.
+    load: bool,
 }
 
-impl<T: Real> Rows<'_, T> {
-    /// Adds some pixels to a block of columns of all rows. Rows of one kernel
-    /// line read neighbouring source elements; a tile never leaves its line.
+impl<T: Real> LinesStep<'_, T> {
+    /// Rows of one kernel line read neighbouring source elements; a tile never
+    /// leaves its line.
     ///
     /// # Safety
-    /// The CPU must have V's instructions; pixels must lie in the images.
+    /// The CPU must have V's instructions; the lines must lie in x and dy.
     #[inline(always)]
     unsafe fn sweep<V: Simd<Scalar = T>, const ROWS: usize, const VECTORS: usize>(
         &mut self,
-        pixels: Pixels,
         block: Columns,
     ) {
         let line = self.s.kernel_w * self.s.in_c;
@@ -154,9 +210,9 @@ impl<T: Real> Rows<'_, T> {
             // SAFETY: the caller's promise; row..end lies in one kernel line.
             unsafe {
                 match end - row {
-                    n if n >= ROWS => self.rows::<V, ROWS, VECTORS>(pixels, block, row..end),
-                    n if n >= 3 => self.rows::<V, 3, VECTORS>(pixels, block, row..end),
-                    _ => self.rows::<V, 1, VECTORS>(pixels, block, row..end),
+                    n if n >= ROWS => self.tiles::<V, ROWS, VECTORS>(block, row..end),
+                    n if n >= 3 => self.tiles::<V, 3, VECTORS>(block, row..end),
+                    _ => self.tiles::<V, 1, VECTORS>(block, row..end),
                 }
             }
             row = end;
@@ -167,99 +223,248 @@ impl<T: Real> Rows<'_, T> {
     /// already and leaves those alone.
     ///
     /// # Safety
-    /// As [`Rows::sweep`]; `rows` must be at least ROWS and of one kernel line.
+    /// As [`LinesStep::sweep`]; `rows` must be at least ROWS, of one kernel line.
     #[inline(always)]
-    unsafe fn rows<V: Simd<Scalar = T>, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn tiles<V: Simd<Scalar = T>, const ROWS: usize, const VECTORS: usize>(
         &mut self,
-        pixels: Pixels,
         block: Columns,
         rows: Range<usize>,
     ) {
-        let whole = block.padded == block.width;
+        let s = self.s;
+        let line = s.kernel_w * s.in_c;
         for first in rows.clone().step_by(ROWS) {
             let start = first.min(rows.end - ROWS);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise puts every offset inside its slice.
             unsafe {
-                if whole {
-                    self.tile::<V, ROWS, VECTORS, true>(pixels, block, start, first - start);
+                let tile = Tile {
+                    x: self.x.as_ptr().add(start / line * self.x_line + start % line),
+                    x_step: s.stride * s.in_c,
+                    x_line: s.stride * self.x_line,
+                    dy: self.dy.as_ptr().add(block.first),
+                    dy_step: s.out_c,
+                    pixels: s.out_w(),
+                    lines: self.lines,
+                    dw: self.dw.as_mut_ptr().add((start - self.rows.start) * s.out_c + block.first),
+                    dw_step: s.out_c,
+                    last: block.width - (VECTORS - 1) * V::LANES,
+                    stored: first - start..ROWS,
+                    load: self.load,
+                };
+                if block.width == block.padded {
+                    tile.run::<V, ROWS, VECTORS, true>();
                 } else {
-                    self.tile::<V, ROWS, VECTORS, false>(pixels, block, start, first - start);
+                    tile.run::<V, ROWS, VECTORS, false>();
                 }
             }
         }
     }
+}
 
-    /// `dw[r][v] (+)= Σ_pixels x[pixel][r] dy[pixel][v]`, of which the first
-    /// `skip` rows are not stored. WHOLE: the last vector is a full one.
+/// The tiles read copies: `[tile][pixel][ROWS]` of the source, `[pixel][columns]`
+/// of the gradients.
+struct Copied<'a, T>(Rows<'a, T>);
+
+impl<T: Real> Task<T> for Copied<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Rows { s, frame, source, dy, rows, dw, scratch } = self.0;
+        let (out_h, out_w) = (s.out_h(), s.out_w());
+        let pixels = dy.len() / s.out_c;
+        let mut offsets = [0; PIXELS_PER_STEP];
+        for first in (0..pixels).step_by(PIXELS_PER_STEP) {
+            let len = PIXELS_PER_STEP.min(pixels - first);
+            for (i, offset) in offsets[..len].iter_mut().enumerate() {
+                let (image, pixel) = ((first + i) / (out_h * out_w), (first + i) % (out_h * out_w));
+                let (y, x) = (pixel / out_w, pixel % out_w);
+                *offset = image * frame.len() + s.stride * (y * frame.row_len() + x * s.in_c);
+            }
+            let mut step = PixelsStep {
+                s,
+                x_line: frame.row_len(),
+                source,
+                offsets: &offsets[..len],
+                dy: &dy[first * s.out_c..],
+                rows: rows.clone(),
+                dw,
+                scratch,
+                rows_copied: 0,
+                load: first > 0,
+            };
+            for block in columns(s.out_c, V::LANES, V::TILE_VECTORS) {
+                // SAFETY: the caller's promise; the pixels lie in the images.
+                unsafe { for_width!(step.sweep, block,) }
+            }
+        }
+    }
+}
+
+/// Any pixels of the batch, and the rows they are added to.
+struct PixelsStep<'a, T> {
+    s: &'a ConvShape,
+    x_line: usize,
+    source: &'a [T],
+    /// Where each pixel's first source element lies.
+    offsets: &'a [usize],
+    dy: &'a [T],
+    rows: Range<usize>,
+    dw: &'a mut [T],
+    scratch: &'a mut Vec<T>,
+    /// Height of the tiles that the source was copied for, 0 before the first.
+    rows_copied: usize,
+    load: bool,
+}
+
+impl<T: Real> PixelsStep<'_, T> {
+    /// # Safety
+    /// The CPU must have V's instructions; the pixels must lie in source and dy.
+    #[inline(always)]
+    unsafe fn sweep<V: Simd<Scalar = T>, const ROWS: usize, const VECTORS: usize>(
+        &mut self,
+        block: Columns,
+    ) {
+        let s = self.s;
+        let line = s.kernel_w * s.in_c;
+        let pixels = self.offsets.len();
+        let tiles = self.rows.len().div_ceil(ROWS);
+        let scratch = at_least(self.scratch, pixels * (tiles * ROWS + block.padded));
+        let (x, dy) = scratch.split_at_mut(pixels * tiles * ROWS);
+
+        if self.rows_copied != ROWS {
+            self.rows_copied = ROWS;
+            for (tile, to) in x.chunks_exact_mut(pixels * ROWS).enumerate() {
+                let first = self.rows.start + tile * ROWS;
+                let end = self.rows.end.min(first + ROWS);
+                let offset = first / line * self.x_line + first % line;
+                if first + ROWS == end && first / line == (end - 1) / line {
+                    for (to, pixel) in to.chunks_exact_mut(ROWS).zip(self.offsets) {
+                        to.copy_from_slice(&self.source[pixel + offset..][..ROWS]);
+                    }
+                } else {
+                    for (to, pixel) in to.chunks_exact_mut(ROWS).zip(self.offsets) {
+                        for (r, to) in to.iter_mut().enumerate() {
+                            // Rows past the end are computed and thrown away.
+                            let row = (first + r).min(end - 1);
+                            *to = self.source[pixel + row / line * self.x_line + row % line];
+                        }
+                    }
+                }
+            }
+        }
+        for (to, from) in dy.chunks_exact_mut(block.padded).zip(self.dy.chunks_exact(s.out_c)) {
+            to[..block.width].copy_from_slice(&from[block.first..][..block.width]);
+            to[block.width..].fill(T::ZERO);
+        }
+
+        for (tile, x) in x.chunks_exact(pixels * ROWS).enumerate() {
+            let first = tile * ROWS;
+            // SAFETY: the copies have the tile's shape; dw has the rows stored.
+            unsafe {
+                Tile {
+                    x: x.as_ptr(),
+                    x_step: ROWS,
+                    x_line: 0,
+                    dy: dy.as_ptr(),
+                    dy_step: block.padded,
+                    pixels,
+                    lines: 1,
+                    dw: self.dw.as_mut_ptr().wrapping_add(first * s.out_c + block.first),
+                    dw_step: s.out_c,
+                    last: block.width - (VECTORS - 1) * V::LANES,
+                    stored: 0..ROWS.min(self.rows.len() - first),
+                    load: self.load,
+                }
+                .run::<V, ROWS, VECTORS, true>();
+            }
+        }
+    }
+}
+
+/// A few rows by a few vectors of the gradient, held in registers over a sum of
+/// `lines · pixels` terms.
+struct Tile<T> {
+    x: *const T,
+    x_step: usize,
+    x_line: usize,
+    dy: *const T,
+    dy_step: usize,
+    pixels: usize,
+    lines: usize,
+    dw: *mut T,
+    dw_step: usize,
+    /// Channels of the last vector that exist in dw.
+    last: usize,
+    /// The rows that dw has and that are wanted.
+    stored: Range<usize>,
+    load: bool,
+}
+
+impl<T: Real> Tile<T> {
+    /// `dw[r][v] (+)= Σ_pixels x[pixel][r] dy[pixel][v]`. WHOLE: dy has full
+    /// vectors to read, whatever dw has.
     ///
     /// # Safety
-    /// As [`Rows::rows`].
+    /// The CPU must have V's instructions. x must be readable at ROWS elements,
+    /// dy at VECTORS vectors of every pixel (the last one `last` long unless
+    /// WHOLE), dw writable at the rows stored.
     #[inline(always)]
-    unsafe fn tile<
+    #[allow(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
+    unsafe fn run<
         V: Simd<Scalar = T>,
         const ROWS: usize,
         const VECTORS: usize,
         const WHOLE: bool,
     >(
-        &mut self,
-        pixels: Pixels,
-        block: Columns,
-        row: usize,
-        skip: usize,
+        self,
     ) {
-        let (s, frame) = (self.s, self.frame);
-        let line = s.kernel_w * s.in_c;
-        let (out_h, out_w, out_c) = (s.out_h(), s.out_w(), s.out_c);
-        let last = block.width - (VECTORS - 1) * V::LANES;
-        let source = pixels.image * frame.len()
-            + (pixels.y * s.stride + row / line) * frame.row_len()
-            + row % line;
-        let dy = (pixels.image * out_h + pixels.y) * out_w * out_c + block.first;
-        let dw = (row - self.rows.start) * out_c + block.first;
-        // SAFETY: the caller's promise: all offsets lie in their slices, and the
-        // last vector touches only channels that exist.
+        let partial = self.last < V::LANES;
+        // SAFETY: the caller's promise.
         unsafe {
-            let load = |from: *const T, v: usize| {
-                if WHOLE || v + 1 < VECTORS {
-                    V::load(from.add(v * V::LANES))
-                } else {
-                    V::load_first(from.add(v * V::LANES), last)
-                }
-            };
-            let dw = self.dw.as_mut_ptr().add(dw);
             let mut sums = [[V::zero(); VECTORS]; ROWS];
-            if !pixels.first {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = load(dw.add(r * out_c), v);
-                    }
-                }
-            }
-            for y in 0..pixels.lines {
-                let mut x = self.source.as_ptr().add(source + y * s.stride * frame.row_len());
-                let mut dy = self.dy.as_ptr().add(dy + y * out_w * out_c);
-                for _ in 0..out_w {
-                    let mut gradients = [V::zero(); VECTORS];
-                    for (v, gradient) in gradients.iter_mut().enumerate() {
-                        *gradient = load(dy, v);
-                    }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = V::splat(*x.add(r));
-                        for (sum, gradient) in sums.iter_mut().zip(gradients) {
-                            *sum = x.mul_add(gradient, *sum);
+            if self.load {
+                for r in 0..ROWS {
+                    if r >= self.stored.start && r < self.stored.end {
+                        let from = self.dw.add(r * self.dw_step);
+                        for v in 0..VECTORS {
+                            sums[r][v] = if v + 1 == VECTORS && partial {
+                                V::load_first(from.add(v * V::LANES), self.last)
+                            } else {
+                                V::load(from.add(v * V::LANES))
+                            };
                         }
                     }
-                    x = x.wrapping_add(s.stride * s.in_c);
-                    dy = dy.wrapping_add(out_c);
                 }
             }
-            for (r, sums) in sums.iter().enumerate().skip(skip) {
-                for (v, sum) in sums.iter().enumerate() {
-                    let to = dw.add(r * out_c + v * V::LANES);
-                    if WHOLE || v + 1 < VECTORS {
-                        sum.store(to);
-                    } else {
-                        sum.store_first(to, last);
+            for line in 0..self.lines {
+                let mut x = self.x.add(line * self.x_line);
+                let mut dy = self.dy.add(line * self.pixels * self.dy_step);
+                for _ in 0..self.pixels {
+                    let mut gradients = [V::zero(); VECTORS];
+                    for v in 0..VECTORS {
+                        gradients[v] = if v + 1 == VECTORS && !WHOLE {
+                            V::load_first(dy.add(v * V::LANES), self.last)
+                        } else {
+                            V::load(dy.add(v * V::LANES))
+                        };
+                    }
+                    for r in 0..ROWS {
+                        let x = V::splat(*x.add(r));
+                        for v in 0..VECTORS {
+                            sums[r][v] = x.mul_add(gradients[v], sums[r][v]);
+                        }
+                    }
+                    x = x.wrapping_add(self.x_step);
+                    dy = dy.wrapping_add(self.dy_step);
+                }
+            }
+            for r in 0..ROWS {
+                if r >= self.stored.start && r < self.stored.end {
+                    let to = self.dw.add(r * self.dw_step);
+                    for v in 0..VECTORS {
+                        if v + 1 == VECTORS && partial {
+                            sums[r][v].store_first(to.add(v * V::LANES), self.last);
+                        } else {
+                            sums[r][v].store(to.add(v * V::LANES));
+                        }
                     }
                 }
             }

@@ -1,5 +1,9 @@
 //! Vectors of one instruction set behind one trait, and the call that enters it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 use std::fmt::Debug;
@@ -61,10 +65,11 @@ pub(crate) trait Task<T: Real> {
 pub(crate) trait Simd: Copy {
     type Scalar: Real;
     const LANES: usize;
-    /// How many vectors the register file holds: what a tile may occupy.
-    const REGISTERS: usize;
-    /// Vectors side by side in a tile of a matrix product.
+    /// Vectors side by side in a tile of a matrix product, at most.
     const TILE_VECTORS: usize;
+    /// Vectors that the sums of a tile may occupy: as many as leave registers
+    /// for its operands.
+    const TILE_SUMS: usize;
 
     unsafe fn splat(value: Self::Scalar) -> Self;
     unsafe fn load(from: *const Self::Scalar) -> Self;
@@ -100,14 +105,53 @@ impl Real for f32 {
         f64::from(self)
     }
 
-    fn dispatch<K: Task<Self>>(_kernel: Kernel, task: K) {
-        // SAFETY: portable vectors need nothing of the CPU.
-        unsafe { task.run::<portable::Lanes<f32, 4>>() }
+    fn dispatch<K: Task<Self>>(kernel: Kernel, task: K) {
+        match kernel {
+            // SAFETY: portable vectors need nothing of the CPU.
+            Kernel::Portable => unsafe { task.run::<PortableF32>() },
+            // SAFETY: `Kernel` names only what the CPU has been asked for.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { run_avx2(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => unsafe { run_avx512(task) },
+            #[cfg(not(target_arch = "x86_64"))]
+            other => unreachable!("{other:?} exists on x86-64 only"),
+        }
     }
 
-    fn tile_columns(_kernel: Kernel) -> (usize, usize) {
-        tile_columns::<portable::Lanes<f32, 4>>()
+    fn tile_columns(kernel: Kernel) -> (usize, usize) {
+        match kernel {
+            Kernel::Portable => tile_columns::<PortableF32>(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => tile_columns::<avx2::Avx2>(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => tile_columns::<avx512::Avx512>(),
+            #[cfg(not(target_arch = "x86_64"))]
+            other => unreachable!("{other:?} exists on x86-64 only"),
+        }
     }
+}
+
+type PortableF32 = portable::Lanes<f32, 4>;
+type PortableF64 = portable::Lanes<f64, 2>;
+
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn run_avx2<K: Task<f32>>(task: K) {
+    // SAFETY: the caller's promise.
+    unsafe { task.run::<avx2::Avx2>() }
+}
+
+/// # Safety
+/// The CPU must have AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn run_avx512<K: Task<f32>>(task: K) {
+    // SAFETY: the caller's promise.
+    unsafe { task.run::<avx512::Avx512>() }
 }
 
 impl Real for f64 {
@@ -124,10 +168,10 @@ impl Real for f64 {
 
     fn dispatch<K: Task<Self>>(_kernel: Kernel, task: K) {
         // SAFETY: portable vectors need nothing of the CPU.
-        unsafe { task.run::<portable::Lanes<f64, 2>>() }
+        unsafe { task.run::<PortableF64>() }
     }
 
     fn tile_columns(_kernel: Kernel) -> (usize, usize) {
-        tile_columns::<portable::Lanes<f64, 2>>()
+        tile_columns::<PortableF64>()
     }
 }

@@ -21,8 +21,8 @@ impl<T: Real, const N: usize> Lanes<T, N> {
 impl<T: Real, const N: usize> Simd for Lanes<T, N> {
     type Scalar = T;
     const LANES: usize = N;
-    const REGISTERS: usize = 16;
     const TILE_VECTORS: usize = 2;
+    const TILE_SUMS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: T) -> Self {
