@@ -20,8 +20,8 @@ nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
 and the lines are repeated at the end.
 
 Options:
-  --full  install the tools that tests want (strace; by apt-get, as root) and
-          skip nothing: with METAMASK_FULL=1 a skip is a failure
+  --full  install what tests want (strace, dataset-fashion-mnist; by apt-get, as
+          root) and skip nothing: with METAMASK_FULL=1 a skip is a failure
 
 Example:
   cargo xtask test --full
@@ -30,14 +30,36 @@ Example:
 /// How a test says that it could not run; see `skip` in `tests/it/support`.
 const SKIPPED: &str = "skipped: ";
 
-/// A program that tests start, and the Debian package that brings it.
+/// What tests want, and the Debian package that brings it.
 struct Tool {
-    program: &'static str,
-    version_flag: &'static str,
+    wanted: Wanted,
     package: &'static str,
 }
 
-const TOOLS: [Tool; 1] = [Tool { program: "strace", version_flag: "--version", package: "strace" }];
+enum Wanted {
+    Program { name: &'static str, version_flag: &'static str },
+    Folder(&'static str),
+}
+
+const TOOLS: [Tool; 2] = [
+    Tool {
+        wanted: Wanted::Program { name: "strace", version_flag: "--version" },
+        package: "strace",
+    },
+    Tool {
+        wanted: Wanted::Folder("/usr/share/datasets/fashion-mnist"),
+        package: "dataset-fashion-mnist",
+    },
+];
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        match self.wanted {
+            Wanted::Program { name, version_flag } => shell::has(name, version_flag),
+            Wanted::Folder(path) => Path::new(path).is_dir(),
+        }
+    }
+}
 
 pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     let full = arguments.flag("--full");
@@ -111,8 +133,7 @@ fn run_examples(release: &Path) -> anyhow::Result<()> {
 }
 
 fn install_tools() -> anyhow::Result<()> {
-    let missing: Vec<&Tool> =
-        TOOLS.iter().filter(|tool| !shell::has(tool.program, tool.version_flag)).collect();
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,5 @@
-//! Writes a picture of a data set: one column a class.
+//! Loads a data set, says what its first image is made of, and, given a path,
+//! writes a picture with one column for each class.
 //!
 //!     cargo run --release -p metamask-data --example scenes -- garments medium sheet.png
 
@@ -12,16 +13,9 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let spec: DatasetSpec = arguments.next().as_deref().unwrap_or("garments").parse()?;
     let difficulty: Difficulty = arguments.next().as_deref().unwrap_or("medium").parse()?;
-    let path = arguments.next().unwrap_or("sheet.png".into());
+    let picture = arguments.next();
 
     let dataset = load(&spec, &LoadOptions { difficulty, ..Default::default() })?;
-    let images = &dataset.train.images;
-    // Image i shows class i mod 10.
-    let tile = |i| Tile { bytes: images.image(i), height: images.height(), width: images.width() };
-    let rows: Vec<Vec<_>> =
-        (0..ROWS).map(|y| (0..10).map(|x| tile(10 * y + x)).collect()).collect();
-    save_png(&contact_sheet(&rows, 3), Path::new(&path))?;
-
     println!(
         "{}: {} training and {} test images",
         dataset.name,
@@ -33,6 +27,14 @@ fn main() -> anyhow::Result<()> {
         for (factor, value) in factors.factors().iter().zip(factors.row(0)) {
             println!("{:24} {:?}: {value}", factor.name, factor.group);
         }
+    }
+    if let Some(path) = picture {
+        let images = &dataset.train.images;
+        // Image i shows class i mod 10 in the data sets that need no files.
+        let row = |y: usize| (10 * y..10 * y + 10).map(|i| Tile::of(images, i)).collect();
+        let rows: Vec<Vec<Tile<'_>>> = (0..ROWS).map(row).collect();
+        save_png(&contact_sheet(&rows, 3), Path::new(&path))?;
+        println!("picture: {path}");
     }
     Ok(())
 }

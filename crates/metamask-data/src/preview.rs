@@ -18,6 +18,16 @@ pub struct Tile<'a> {
     pub width: usize,
 }
 
+impl<'a> Tile<'a> {
+    /// One of a data set's images.
+    ///
+    /// # Panics
+    /// If there is no image of that index.
+    pub fn of(images: &'a Images, index: usize) -> Self {
+        Self { bytes: images.image(index), height: images.height(), width: images.width() }
+    }
+}
+
 /// Gap between the tiles, in pixels of the sheet.
 const GAP: usize = 2;
 const PAPER: Rgb<u8> = Rgb([255; 3]);
