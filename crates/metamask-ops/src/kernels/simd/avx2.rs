@@ -82,4 +82,10 @@ impl Simd for Avx2 {
             _mm256_and_ps(open, self.0)
         })
     }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        // Of a NaN and a number the instruction takes its second operand.
+        Self(unsafe { _mm256_max_ps(_mm256_setzero_ps(), self.0) })
+    }
 }

@@ -75,4 +75,10 @@ impl Simd for Avx512 {
             _mm512_maskz_mov_ps(open, self.0)
         })
     }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        // Of a NaN and a number the instruction takes its second operand.
+        Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
+    }
 }

@@ -85,6 +85,24 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// Lanes of `self` where `gate` is above zero, zeros elsewhere.
     unsafe fn where_positive(self, gate: Self) -> Self;
+    /// Zero where a lane is below zero. NaN stays: a diverged run must show.
+    unsafe fn relu(self) -> Self;
+
+    /// As [`Simd::load`] if all lanes are wanted, [`Simd::load_first`] if not.
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const Self::Scalar, lanes: usize) -> Self {
+        // SAFETY: the caller's promise is the same.
+        unsafe {
+            if lanes == Self::LANES { Self::load(from) } else { Self::load_first(from, lanes) }
+        }
+    }
+
+    /// As [`Simd::store`] if all lanes are wanted, [`Simd::store_first`] if not.
+    #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut Self::Scalar, lanes: usize) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { if lanes == Self::LANES { self.store(to) } else { self.store_first(to, lanes) } }
+    }
 
     #[inline(always)]
     unsafe fn zero() -> Self {

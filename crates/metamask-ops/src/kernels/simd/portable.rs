@@ -85,4 +85,9 @@ impl<T: Real, const N: usize> Simd for Lanes<T, N> {
     unsafe fn where_positive(self, gate: Self) -> Self {
         self.zip(gate, |a, g| if g > T::ZERO { a } else { T::ZERO })
     }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        self.zip(self, |a, _| if a < T::ZERO { T::ZERO } else { a })
+    }
 }

@@ -1,0 +1,218 @@
+//! Batch normalisation over the rows of an `[M, C]` matrix (an NHWC batch has
+//! M = batch · height · width), with optional residual and ReLU.
+//!
+//! ```text
+//! x̂ = (x − μ) s      s = 1/√(σ² + ε)      y = relu?(γ x̂ + β (+ residual))
+//! ```
+//! Gradient and tangent have one shape: two column sums, then one affine map
+//! per channel. This file holds the formulas, [`columns`] the loops.
+
+mod columns;
+#[cfg(test)]
+mod tests;
+
+use self::columns::{Affine, Operands, affine, column_moments, column_sums};
+use super::simd::Real;
+use super::workspace::Workspace;
+use crate::Kernel;
+
+/// Where μ and σ² come from, which decides whether they depend on x.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// From the batch itself: gradients flow through them.
+    Batch,
+    /// From elsewhere (running statistics): constants.
+    Fixed,
+}
+
+/// What a batch normalisation was computed with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchNorm<'a, T> {
+    /// μ `[C]`.
+    pub(crate) mean: &'a [T],
+    /// s = 1/√(σ² + ε) `[C]`.
+    pub(crate) inv_std: &'a [T],
+    /// γ `[C]`.
+    pub(crate) gamma: &'a [T],
+    pub(crate) statistics: Statistics,
+}
+
+/// Mean and biased variance of every column.
+///
+/// ```text
+/// μ = Σ x / M        σ² = Σ (x − μ)² / M
+/// ```
+/// Exact two-pass sums in each block while it is in the cache, blocks joined by
+/// Chan's formula in f64: one trip through memory, no cancellation.
+///
+/// # Shapes
+/// `x`: `[M, channels]`; `mean`, `variance`: `[channels]`.
+pub(crate) fn moments<T: Real>(
+    x: &[T],
+    channels: usize,
+    mean: &mut [T],
+    variance: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    column_moments(Kernel::current(), x, channels, mean, variance, &mut ws.sums);
+}
+
+/// `y = relu?(x · scale + shift (+ residual))`, the whole forward pass once the
+/// statistics are folded in: `scale = γ s`, `shift = β − μ γ s`.
+///
+/// # Shapes
+/// `x`, `y`, `residual`: `[M, channels]`; `scale`, `shift`: `[channels]`.
+pub(crate) fn batch_norm_forward<T: Real>(
+    x: &[T],
+    channels: usize,
+    scale: &[T],
+    shift: &[T],
+    residual: Option<&[T]>,
+    relu: bool,
+    y: &mut [T],
+) {
+    forward_with(Kernel::current(), x, channels, scale, shift, residual, relu, y);
+}
+
+/// Gradient of batch normalisation with optional ReLU and residual.
+///
+/// ```text
+/// g = dy ⊙ 1[y > 0]  (or dy, without ReLU)
+/// dβ = Σ g        dγ = Σ g x̂        d_residual = g
+/// dx = γ s (g − dβ/M − x̂ dγ/M)  with the batch's statistics,   γ s g  with fixed ones
+/// ```
+/// `y` is the output after ReLU, given exactly when there was a ReLU. Writes
+/// all its outputs.
+///
+/// # Shapes
+/// `x`, `y`, `dy`, `dx`, `d_residual`: `[M, C]`; `dgamma`, `dbeta`: `[C]`.
+#[allow(clippy::too_many_arguments, reason = "what the layer read and what it owes")]
+pub(crate) fn batch_norm_backward<T: Real>(
+    bn: &BatchNorm<'_, T>,
+    x: &[T],
+    y: Option<&[T]>,
+    dy: &[T],
+    dgamma: &mut [T],
+    dbeta: &mut [T],
+    dx: &mut [T],
+    d_residual: Option<&mut [T]>,
+    ws: &mut Workspace<T>,
+) {
+    let kernel = Kernel::current();
+    backward_with(kernel, bn, x, y, dy, dgamma, dbeta, dx, d_residual, ws);
+}
+
+/// Tangent of batch normalisation with optional ReLU and residual.
+///
+/// ```text
+/// x̂̇ = s (ẋ − mean ẋ − x̂ mean(x̂ ẋ))  with the batch's statistics,   s ẋ  with fixed ones
+/// ẏ = (γ̇ x̂ + γ x̂̇ + β̇ (+ residual̇)) ⊙ 1[y > 0]
+/// ```
+/// `y` is the output after ReLU, given exactly when there was a ReLU.
+///
+/// # Shapes
+/// `x`, `y`, `x_dot`, `residual_dot`, `y_dot`: `[M, C]`;
+/// `gamma_dot`, `beta_dot`: `[C]`.
+#[allow(clippy::too_many_arguments, reason = "every input of the layer has a tangent")]
+pub(crate) fn batch_norm_tangent<T: Real>(
+    bn: &BatchNorm<'_, T>,
+    x: &[T],
+    y: Option<&[T]>,
+    x_dot: &[T],
+    gamma_dot: &[T],
+    beta_dot: &[T],
+    residual_dot: Option<&[T]>,
+    y_dot: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    let kernel = Kernel::current();
+    tangent_with(kernel, bn, x, y, x_dot, gamma_dot, beta_dot, residual_dot, y_dot, ws);
+}
+
+#[allow(clippy::too_many_arguments, reason = "as `batch_norm_forward`")]
+fn forward_with<T: Real>(
+    kernel: Kernel,
+    x: &[T],
+    channels: usize,
+    scale: &[T],
+    shift: &[T],
+    residual: Option<&[T]>,
+    relu: bool,
+    y: &mut [T],
+) {
+    let map = Affine::new(channels, |i| [scale[i], T::ZERO, T::ZERO, shift[i]]);
+    let operands = Operands { u: x, x: None, u_gate: None, residual, out_gate: None, relu };
+    affine(kernel, &map, &operands, y, None);
+}
+
+#[allow(clippy::too_many_arguments, reason = "as `batch_norm_backward`")]
+fn backward_with<T: Real>(
+    kernel: Kernel,
+    bn: &BatchNorm<'_, T>,
+    x: &[T],
+    y: Option<&[T]>,
+    dy: &[T],
+    dgamma: &mut [T],
+    dbeta: &mut [T],
+    dx: &mut [T],
+    d_residual: Option<&mut [T]>,
+    ws: &mut Workspace<T>,
+) {
+    let channels = bn.mean.len();
+    let rows = (x.len() / channels) as f64;
+    let through_statistics = bn.statistics == Statistics::Batch;
+    let sums = column_sums(kernel, dy, y, x, bn.mean, &mut ws.sums);
+    let map = Affine::new(channels, |i| {
+        let (sum, product) = (sums[i], sums[channels + i]);
+        let inv_std = bn.inv_std[i].to_f64();
+        let a = bn.gamma[i].to_f64() * inv_std;
+        let b = -a * inv_std * inv_std * product / rows;
+        [a, b, bn.mean[i].to_f64(), if through_statistics { -a * sum / rows } else { 0.0 }]
+            .map(T::from_f64)
+    });
+    for i in 0..channels {
+        dbeta[i] = T::from_f64(sums[i]);
+        dgamma[i] = T::from_f64(sums[channels + i] * bn.inv_std[i].to_f64());
+    }
+    let x = through_statistics.then_some(x);
+    let operands = Operands { u: dy, x, u_gate: y, residual: None, out_gate: None, relu: false };
+    affine(kernel, &map, &operands, dx, d_residual);
+}
+
+#[allow(clippy::too_many_arguments, reason = "as `batch_norm_tangent`")]
+fn tangent_with<T: Real>(
+    kernel: Kernel,
+    bn: &BatchNorm<'_, T>,
+    x: &[T],
+    y: Option<&[T]>,
+    x_dot: &[T],
+    gamma_dot: &[T],
+    beta_dot: &[T],
+    residual_dot: Option<&[T]>,
+    y_dot: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    let channels = bn.mean.len();
+    let rows = (x.len() / channels) as f64;
+    let sums = match bn.statistics {
+        Statistics::Batch => Some(column_sums(kernel, x_dot, None, x, bn.mean, &mut ws.sums)),
+        Statistics::Fixed => None,
+    };
+    let map = Affine::new(channels, |i| {
+        let (sum, product) = sums.map_or((0.0, 0.0), |sums| (sums[i], sums[channels + i]));
+        let inv_std = bn.inv_std[i].to_f64();
+        let a = bn.gamma[i].to_f64() * inv_std;
+        let b = gamma_dot[i].to_f64() * inv_std - a * inv_std * inv_std * product / rows;
+        let c = beta_dot[i].to_f64() - a * sum / rows;
+        [a, b, bn.mean[i].to_f64(), c].map(T::from_f64)
+    });
+    let operands = Operands {
+        u: x_dot,
+        x: Some(x),
+        u_gate: None,
+        residual: residual_dot,
+        out_gate: y,
+        relu: false,
+    };
+    affine(kernel, &map, &operands, y_dot, None);
+}
