@@ -8,6 +8,8 @@
 
 use candle_core::{D, Result, Tensor};
 
+use crate::matrix;
+
 /// Numbers that an expression can be evaluated on. Binary operations broadcast.
 pub trait Differentiable: Sized + Clone {
     /// A number that does not vary.
@@ -50,11 +52,11 @@ pub trait Differentiable: Sized + Clone {
     }
     /// Sum over `dim`, which stays with size 1.
     fn sum_keepdim(&self, dim: usize) -> Result<Self> {
-        self.linear(|x| x.sum_keepdim(dim))
+        self.linear(|x| matrix::sum_keepdim(x, dim))
     }
     /// Mean over `dim`, which stays with size 1.
     fn mean_keepdim(&self, dim: usize) -> Result<Self> {
-        self.linear(|x| x.mean_keepdim(dim))
+        self.linear(|x| matrix::sum_keepdim(x, dim)? / x.dim(dim)? as f64)
     }
     /// self²
     fn sqr(&self) -> Result<Self> {
@@ -74,7 +76,7 @@ pub trait Differentiable: Sized + Clone {
     }
     /// max(self, 0), with derivative 0 at 0 as in PyTorch (Candle's is 1).
     fn relu(&self) -> Result<Self> {
-        self.mul(&Self::constant(self.value().gt(0.0)?.to_dtype(self.value().dtype())?))
+        self.elementwise(matrix::relu, |_, y| matrix::step(y))
     }
     /// max(self, floor), with derivative 0 at and below the floor.
     fn at_least(&self, floor: f64) -> Result<Self> {
@@ -90,16 +92,16 @@ impl Differentiable for Tensor {
         self
     }
     fn add(&self, rhs: &Self) -> Result<Self> {
-        self.broadcast_add(rhs)
+        matrix::add(self, rhs)
     }
     fn sub(&self, rhs: &Self) -> Result<Self> {
-        self.broadcast_sub(rhs)
+        matrix::sub(self, rhs)
     }
     fn mul(&self, rhs: &Self) -> Result<Self> {
-        self.broadcast_mul(rhs)
+        matrix::mul(self, rhs)
     }
     fn div(&self, rhs: &Self) -> Result<Self> {
-        self.broadcast_div(rhs)
+        matrix::div(self, rhs)
     }
     fn matmul(&self, rhs: &Self) -> Result<Self> {
         Tensor::matmul(self, rhs)
@@ -154,8 +156,8 @@ impl From<Tensor> for Dual {
 fn sum_of(a: Option<Tensor>, b: Option<Tensor>, like: &Tensor) -> Result<Option<Tensor>> {
     match (a, b) {
         (None, None) => Ok(None),
-        (Some(only), None) | (None, Some(only)) => only.broadcast_as(like.shape()).map(Some),
-        (Some(a), Some(b)) => a.broadcast_add(&b)?.broadcast_as(like.shape()).map(Some),
+        (Some(only), None) | (None, Some(only)) => matrix::broadcast_like(&only, like).map(Some),
+        (Some(a), Some(b)) => matrix::broadcast_like(&matrix::add(&a, &b)?, like).map(Some),
     }
 }
 
@@ -167,29 +169,29 @@ impl Differentiable for Dual {
         &self.value
     }
     fn add(&self, rhs: &Self) -> Result<Self> {
-        let value = self.value.broadcast_add(&rhs.value)?;
+        let value = matrix::add(&self.value, &rhs.value)?;
         let tangent = sum_of(self.tangent.clone(), rhs.tangent.clone(), &value)?;
         Ok(Self { value, tangent })
     }
     fn sub(&self, rhs: &Self) -> Result<Self> {
-        let value = self.value.broadcast_sub(&rhs.value)?;
+        let value = matrix::sub(&self.value, &rhs.value)?;
         let minus = rhs.tangent.as_ref().map(Tensor::neg).transpose()?;
         let tangent = sum_of(self.tangent.clone(), minus, &value)?;
         Ok(Self { value, tangent })
     }
     fn mul(&self, rhs: &Self) -> Result<Self> {
-        let value = self.value.broadcast_mul(&rhs.value)?;
-        let left = self.tangent.as_ref().map(|t| t.broadcast_mul(&rhs.value)).transpose()?;
-        let right = rhs.tangent.as_ref().map(|t| self.value.broadcast_mul(t)).transpose()?;
+        let value = matrix::mul(&self.value, &rhs.value)?;
+        let left = self.tangent.as_ref().map(|t| matrix::mul(t, &rhs.value)).transpose()?;
+        let right = rhs.tangent.as_ref().map(|t| matrix::mul(&self.value, t)).transpose()?;
         let tangent = sum_of(left, right, &value)?;
         Ok(Self { value, tangent })
     }
     fn div(&self, rhs: &Self) -> Result<Self> {
         // (x / y)˙ = (ẋ − (x / y) ẏ) / y
-        let value = self.value.broadcast_div(&rhs.value)?;
-        let right = rhs.tangent.as_ref().map(|t| value.broadcast_mul(t)?.neg()).transpose()?;
+        let value = matrix::div(&self.value, &rhs.value)?;
+        let right = rhs.tangent.as_ref().map(|t| matrix::mul(&value, t)?.neg()).transpose()?;
         let tangent = sum_of(self.tangent.clone(), right, &value)?
-            .map(|numerator| numerator.broadcast_div(&rhs.value))
+            .map(|numerator| matrix::div(&numerator, &rhs.value))
             .transpose()?;
         Ok(Self { value, tangent })
     }

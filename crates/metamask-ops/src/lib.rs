@@ -12,6 +12,7 @@ mod kernel;
 mod kernels;
 mod layers;
 mod linearized;
+mod matrix;
 mod memory;
 mod network;
 mod normalize;
