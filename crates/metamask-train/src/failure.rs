@@ -5,6 +5,8 @@
 
 use std::{fmt, io, path::Path};
 
+use metamask_data::{DataError, Fault};
+
 /// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -146,19 +148,21 @@ impl Failure {
         }
     }
 
-    /// Gives an error of the data crates its code: what is not there is
-    /// `MISSING`, anything else is `DATA`. A failure stays as it is.
+    /// Gives an error of the data crate its code: what is not there is
+    /// `MISSING`, what cannot be met is `CONFIG`, anything else is `DATA`. A
+    /// failure stays as it is.
     pub fn from_data(error: anyhow::Error) -> anyhow::Error {
         if error.downcast_ref::<Self>().is_some() {
             return error;
         }
-        let not_found = error.chain().any(|cause| {
-            cause
-                .downcast_ref::<io::Error>()
-                .is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
-        });
-        let code = if not_found { Code::Missing } else { Code::Data };
-        Self::new(code, one_line(&error)).into()
+        let known = error.downcast_ref::<DataError>();
+        let code = match known.map(|known| known.fault) {
+            Some(Fault::Missing) => Code::Missing,
+            Some(Fault::Request) => Code::Config,
+            Some(Fault::Invalid) | None => Code::Data,
+        };
+        let help = known.and_then(|known| known.help.clone());
+        Self { code, message: one_line(&error), kept: None, help }.into()
     }
 }
 
@@ -207,14 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_and_what_is_wrong_differ() {
-        let check = |error: anyhow::Error, code: Code| {
-            let failure = Failure::from_data(error);
-            assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, code);
+    fn faults_of_the_data_get_their_codes() {
+        let check = |fault: Fault, code: Code| {
+            let error = DataError { fault, code: "", message: "x".into(), help: Some("y".into()) };
+            let failure = Failure::from_data(anyhow::Error::new(error).context("failed to load"));
+            let failure = failure.downcast_ref::<Failure>().expect("a failure");
+            assert_eq!(failure.code, code);
+            assert_eq!(failure.message, "failed to load: x");
+            assert_eq!(failure.help.as_deref(), Some("y"));
         };
-        let missing = io::Error::new(io::ErrorKind::NotFound, "no such file");
-        check(anyhow::Error::new(missing).context("failed to read `x`"), Code::Missing);
-        check(anyhow::anyhow!("`x`: 7 bytes, expected 16"), Code::Data);
-        check(Failure::new(Code::Config, "x").into(), Code::Config);
+        check(Fault::Missing, Code::Missing);
+        check(Fault::Invalid, Code::Data);
+        check(Fault::Request, Code::Config);
+        let failure = Failure::from_data(Failure::new(Code::Locked, "x").into());
+        assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, Code::Locked);
     }
 }
