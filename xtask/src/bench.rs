@@ -13,10 +13,11 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench --peer torch [--json] [--rounds N] [--python PATH]
 
 Times one training step (forward, backward, SGD) of ResNet-18 with CIFAR stem,
-full width, batch 64, f32, 2 threads: `metamask bench step` and PyTorch in eager
-mode (xtask/bench/torch_step.py), one after the other, round by round. Prints the
-median of the rounds' medians in milliseconds, and theirs over ours as ratio
-(above 1: we are faster). Nothing else should run on the machine.
+full width, batch 64, f32, 2 threads: ours (`cargo bench -p metamask-train --bench
+training_step`) and PyTorch's in eager mode (xtask/bench/torch_step.py), one after
+the other, round by round. Prints the median of the rounds' medians in
+milliseconds, and theirs over ours as ratio (above 1: we are faster). Nothing else
+should run on the machine.
 
 Options:
   --peer torch   whom to stand beside
@@ -44,15 +45,18 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(rounds > 0, "`--rounds` must be positive");
 
     let python = peers::python(python)?;
-    let mut build = shell::cargo();
-    build.args(["build", "--locked", "--release", "--workspace", "--bins"]);
-    shell::run(&mut build)?;
-    let binary = shell::target_dir()?.join("release").join("metamask");
+    let bench = || {
+        let mut cargo = shell::cargo();
+        cargo.args(["bench", "--locked", "--quiet", "--package", "metamask-train"]);
+        cargo.args(["--bench", "training_step"]);
+        cargo
+    };
+    shell::run(bench().arg("--no-run"))?;
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let mut step = shell::command(&binary);
-        step.args(["bench", "step", "--json", "--threads", THREADS]);
+        let mut step = bench();
+        step.args(["--", "--threads", THREADS]);
         ours.push(median_ms(&shell::output(&mut step)?)?);
 
         let mut step = shell::command(&python);

@@ -148,23 +148,21 @@ impl Failure {
         }
     }
 
-    /// Gives an error of the data crate its code. A failure stays as it is.
+    /// Gives an error of the data crate its code: what is not there is
+    /// `MISSING`, what cannot be met is `CONFIG`, anything else is `DATA`. A
+    /// failure stays as it is.
     pub fn from_data(error: anyhow::Error) -> anyhow::Error {
         if error.downcast_ref::<Self>().is_some() {
             return error;
         }
-        let (code, help) = match error.downcast_ref::<DataError>() {
-            None => (Code::Data, None),
-            Some(DataError { fault, help, .. }) => {
-                let code = match fault {
-                    Fault::Missing => Code::Missing,
-                    Fault::Invalid => Code::Data,
-                    Fault::Request => Code::Config,
-                };
-                (code, help.clone())
-            }
+        let known = error.downcast_ref::<DataError>();
+        let code = match known.map(|known| known.fault) {
+            Some(Fault::Missing) => Code::Missing,
+            Some(Fault::Request) => Code::Config,
+            Some(Fault::Invalid) | None => Code::Data,
         };
-        Self { help, ..Self::new(code, one_line(&error)) }.into()
+        let help = known.and_then(|known| known.help.clone());
+        Self { code, message: one_line(&error), kept: None, help }.into()
     }
 }
 
@@ -213,17 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_and_what_is_wrong_differ() {
-        let check = |error: anyhow::Error, code: Code| {
-            let failure = Failure::from_data(error);
-            assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, code);
+    fn faults_of_the_data_get_their_codes() {
+        let check = |fault: Fault, code: Code| {
+            let error = DataError { fault, code: "", message: "x".into(), help: Some("y".into()) };
+            let failure = Failure::from_data(anyhow::Error::new(error).context("failed to load"));
+            let failure = failure.downcast_ref::<Failure>().expect("a failure");
+            assert_eq!(failure.code, code);
+            assert_eq!(failure.message, "failed to load: x");
+            assert_eq!(failure.help.as_deref(), Some("y"));
         };
-        let help = Some("look elsewhere".to_owned());
-        let data = |fault| DataError { fault, code: "X", message: "x".into(), help: help.clone() };
-        check(anyhow::Error::new(data(Fault::Missing)).context("loading"), Code::Missing);
-        check(data(Fault::Invalid).into(), Code::Data);
-        check(data(Fault::Request).into(), Code::Config);
-        check(anyhow::anyhow!("`x`: 7 bytes, expected 16"), Code::Data);
-        check(Failure::new(Code::Config, "x").into(), Code::Config);
+        check(Fault::Missing, Code::Missing);
+        check(Fault::Invalid, Code::Data);
+        check(Fault::Request, Code::Config);
+        let failure = Failure::from_data(Failure::new(Code::Locked, "x").into());
+        assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, Code::Locked);
     }
 }

@@ -1,0 +1,93 @@
+//! One training step of a full-width ResNet-18 (CIFAR stem): forward, backward
+//! and SGD with momentum on a fixed random batch, f32.
+//!
+//! Prints one JSON object with the median and the smallest time, in ms.
+//! xtask/bench/torch_step.py is the same step in PyTorch; `cargo xtask bench
+//! --peer torch` alternates the two.
+//!
+//! ```text
+//! cargo bench -p metamask-train --bench training_step -- --threads 2
+//! ```
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use metamask_encoders::{Encoder, Mlp, MlpConfig, ResNet, ResNetConfig};
+use metamask_ops::{BatchStats, ParameterGroup};
+use metamask_optim::Sgd;
+use metamask_random::{Key, Purpose};
+
+const SIZE: usize = 32;
+const WARMUP: usize = 2;
+
+fn main() -> anyhow::Result<()> {
+    metamask_ops::keep_freed_memory();
+    metamask_ops::set_threads(option("--threads", 2)?)?;
+    let batch = option("--batch", 64)?;
+    let steps = option("--steps", 7)?;
+
+    let key = Key::new(0, Purpose::Initialisation);
+    let config = ResNetConfig { width: 64, ..Default::default() };
+    let encoder = ResNet::new(&config, key, DType::F32, &Device::Cpu)?;
+    let config = MlpConfig { input: 512, hidden: vec![], output: 128, final_norm: false };
+    let head = Mlp::new("fc", &config, key.sample(1), DType::F32, &Device::Cpu)?;
+    let groups: Vec<ParameterGroup> =
+        encoder.parameters().iter().chain(head.parameters()).cloned().collect();
+    let mut optimizer = Sgd::new(&groups, 0.9, 5e-4)?;
+    let images = images(batch)?;
+
+    let mut times_ms = Vec::new();
+    for _ in 0..WARMUP + steps {
+        let start = Instant::now();
+        step(&encoder, &head, &groups, &mut optimizer, &images)?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times_ms.drain(..WARMUP);
+    times_ms.sort_by(f64::total_cmp);
+    let kernel = format!("{:?}", metamask_ops::Kernel::current()).to_lowercase();
+    println!(
+        "{}",
+        serde_json::json!({
+            "median_ms": times_ms[times_ms.len() / 2],
+            "min_ms": times_ms[0],
+            "batch": batch,
+            "threads": metamask_ops::threads(),
+            "kernel": kernel,
+        })
+    );
+    Ok(())
+}
+
+fn step(
+    encoder: &ResNet,
+    head: &Mlp,
+    groups: &[ParameterGroup],
+    optimizer: &mut Sgd,
+    images: &Tensor,
+) -> Result<()> {
+    let theta: Vec<Tensor> = groups.iter().map(|group| group.tensor().clone()).collect();
+    let (theta_f, theta_g) = theta.split_at(encoder.parameters().len());
+    let features = encoder.forward(images, theta_f, BatchStats::BatchAndUpdate)?; // [B, 512]
+    let outputs = head.forward(&features, theta_g, BatchStats::BatchAndUpdate)?; // [B, 128]
+    let gradients = outputs.sqr()?.mean_all()?.backward()?;
+    let gradients: Vec<Tensor> = theta
+        .iter()
+        .map(|theta| gradients.get(theta).cloned().expect("each takes part in the loss"))
+        .collect();
+    optimizer.step(groups, &gradients, 0.01)
+}
+
+/// Standard normal pixels, NHWC.
+fn images(batch: usize) -> Result<Tensor> {
+    let mut stream = Key::new(0, Purpose::Test).stream();
+    let pixels = (0..batch * SIZE * SIZE * 3).map(|_| stream.normal() as f32).collect();
+    Tensor::from_vec::<_, f32>(pixels, (batch, SIZE, SIZE, 3), &Device::Cpu)
+}
+
+/// The count behind `name` among the arguments, at least 1.
+fn option(name: &str, default: usize) -> anyhow::Result<usize> {
+    let mut words = std::env::args().skip_while(|word| word != name).skip(1);
+    let value = words.next().map_or(Ok(default), |word| word.parse())?;
+    anyhow::ensure!(value > 0, "{name} must be positive");
+    Ok(value)
+}
