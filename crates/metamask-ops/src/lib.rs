@@ -3,12 +3,12 @@
 //!
 //! Knows nothing of images, methods or files. [`Network`] runs a whole static
 //! graph of layers as one Candle operation on buffers it reuses; [`conv2d`] and
-//! its like are single layers of the same engine; [`Differentiable`] lets small expressions (heads, losses) be written once
-//! and evaluated on plain tensors or on [`Dual`]s.
+//! its like are single layers of the same engine; [`Differentiable`] lets small
+//! expressions (heads, losses) be written once and evaluated on plain tensors
+//! or on [`Dual`]s.
 
 mod differentiable;
 mod kernel;
-#[allow(dead_code, reason = "the vector kernels will call the rest")]
 mod kernels;
 mod layers;
 mod linearized;

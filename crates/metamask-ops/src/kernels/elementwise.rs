@@ -54,3 +54,30 @@ pub(crate) fn add_assign<T: Real>(y: &mut [T], x: &[T]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relu_has_value_and_derivative_0_at_0_and_lets_a_nan_through() {
+        let x = [-1.0, -0.0, 0.0, 2.0, f64::NAN];
+        let mut y = [7.0; 5];
+        relu(&x, &mut y);
+        assert_eq!(y[..4], [0.0, 0.0, 0.0, 2.0]);
+        assert!(y[4].is_nan());
+        let mut dx = [7.0; 4];
+        relu_backward(&y[..4], &[1.0, 2.0, 3.0, 4.0], &mut dx);
+        assert_eq!(dx, [0.0, 0.0, 0.0, 4.0]);
+    }
+
+    #[test]
+    fn additions_reach_every_element_of_more_than_a_block() {
+        let a: Vec<f64> = (0..BLOCK + 3).map(|i| i as f64).collect();
+        let b = vec![0.5; a.len()];
+        let mut y = vec![0.0; a.len()];
+        add(&a, &b, &mut y);
+        add_assign(&mut y, &a);
+        assert!(y.iter().enumerate().all(|(i, &y)| y == 2.0 * i as f64 + 0.5));
+    }
+}

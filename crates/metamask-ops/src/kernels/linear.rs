@@ -95,3 +95,54 @@ pub(crate) fn linear_backward<T: Real>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, values};
+
+    const TOLERANCE_F64: f64 = 1e-13;
+
+    #[test]
+    fn layer_equals_its_definition() {
+        for (batch, in_features, out_features) in
+            [(1, 1, 1), (5, 3, 17), (33, 64, 10), (7, 100, 33)]
+        {
+            let s = LinearShape { batch, in_features, out_features };
+            let x = values::<f64>(batch * in_features, 1);
+            let w = values::<f64>(out_features * in_features, 2);
+            let bias = values::<f64>(out_features, 3);
+            let dy = values::<f64>(batch * out_features, 4);
+            let mut ws = Workspace::default();
+
+            let (mut e_y, mut e_dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+            let (mut e_dw, mut e_db) = (vec![0.0; w.len()], vec![0.0; out_features]);
+            for n in 0..batch {
+                for o in 0..out_features {
+                    let out = n * out_features + o;
+                    e_y[out] += bias[o];
+                    e_db[o] += dy[out];
+                    for i in 0..in_features {
+                        let (input, weight) = (n * in_features + i, o * in_features + i);
+                        e_y[out] += x[input] * w[weight];
+                        e_dx[input] += dy[out] * w[weight];
+                        e_dw[weight] += dy[out] * x[input];
+                    }
+                }
+            }
+            let mut y = dy.clone();
+            linear_forward(&s, &x, &w, Some(&bias), &mut y, false, &mut ws);
+            assert_close("y", &y, &e_y, TOLERANCE_F64);
+            let (mut dx, mut dw, mut db) = (x.clone(), w.clone(), bias.clone());
+            let (into_dx, into_db) = (Some(&mut *dx), Some(&mut *db));
+            linear_backward(&s, &x, &w, &dy, into_dx, false, &mut dw, into_db, &mut ws);
+            assert_close("dx", &dx, &e_dx, TOLERANCE_F64);
+            assert_close("dw", &dw, &e_dw, TOLERANCE_F64);
+            assert_close("db", &db, &e_db, TOLERANCE_F64);
+
+            linear_forward(&s, &x, &w, Some(&bias), &mut y, true, &mut ws);
+            let twice: Vec<f64> = e_y.iter().map(|y| 2.0 * y).collect();
+            assert_close("y, accumulated", &y, &twice, TOLERANCE_F64);
+        }
+    }
+}

@@ -234,3 +234,164 @@ fn add_scaled<T: Real>(x: &[T], weight: T, y: &mut [T]) {
         *y += x * weight;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_same_for_any_threads, values, widen};
+
+    const TOLERANCE_F32: f64 = 1e-6; // Sums over at most 49 pixels.
+    const TOLERANCE_F64: f64 = 1e-14;
+
+    fn shapes() -> impl Iterator<Item = PoolShape> {
+        let shape = |batch, (in_h, in_w), channels, kernel, stride, padding| PoolShape {
+            batch,
+            in_h,
+            in_w,
+            channels,
+            kernel,
+            stride,
+            padding,
+        };
+        [
+            shape(1, (1, 1), 1, 1, 1, 0),
+            shape(2, (4, 6), 3, 2, 2, 0),
+            shape(2, (7, 5), 16, 3, 2, 1),
+            shape(3, (6, 6), 5, 3, 1, 1),
+            shape(1, (8, 9), 17, 3, 3, 0),
+            shape(2, (5, 5), 4, 2, 3, 1),
+            shape(1, (2, 3), 2, 4, 1, 2),
+            shape(2, (11, 7), 1, 7, 2, 3),
+        ]
+        .into_iter()
+    }
+
+    /// For every output element: its index, and the inputs in its window.
+    fn windows(s: &PoolShape) -> Vec<(usize, Vec<usize>)> {
+        let mut windows = Vec::new();
+        for n in 0..s.batch {
+            for oy in 0..s.out_h() {
+                for ox in 0..s.out_w() {
+                    for c in 0..s.channels {
+                        let mut inputs = Vec::new();
+                        for ky in 0..s.kernel {
+                            for kx in 0..s.kernel {
+                                let (iy, ix) = (oy * s.stride + ky, ox * s.stride + kx);
+                                let (h, w) = (s.in_h + s.padding, s.in_w + s.padding);
+                                if (s.padding..h).contains(&iy) && (s.padding..w).contains(&ix) {
+                                    let (iy, ix) = (iy - s.padding, ix - s.padding);
+                                    inputs.push(((n * s.in_h + iy) * s.in_w + ix) * s.channels + c);
+                                }
+                            }
+                        }
+                        let out = ((n * s.out_h() + oy) * s.out_w() + ox) * s.channels + c;
+                        windows.push((out, inputs));
+                    }
+                }
+            }
+        }
+        windows
+    }
+
+    fn check<T: Real>(s: &PoolShape, tolerance: f64) {
+        let n_in = s.batch * s.in_len();
+        let n_out = s.batch * s.out_len();
+        let (x, x_dot) = (values::<T>(n_in, 1), values::<T>(n_in, 2));
+        let dy = values::<T>(n_out, 3);
+        let (x64, x_dot64, dy64) = (widen(&x), widen(&x_dot), widen(&dy));
+        let windows = windows(s);
+
+        let mut y = vec![T::ZERO; n_out];
+        let mut indices = vec![0; n_out];
+        let (mut dx, mut y_dot) = (x.clone(), dy.clone());
+        max_pool2d_forward(s, &x, &mut y, &mut indices);
+        max_pool2d_backward(s, &dy, &indices, &mut dx);
+        max_pool2d_tangent(s, &x_dot, &indices, &mut y_dot);
+        let (mut e_y, mut e_dx, mut e_y_dot) =
+            (vec![0.0; n_out], vec![0.0; n_in], vec![0.0; n_out]);
+        for (out, inputs) in &windows {
+            let largest = inputs.iter().copied().reduce(|a, b| if x64[b] > x64[a] { b } else { a });
+            let largest = largest.expect("every window touches the image");
+            e_y[*out] = x64[largest];
+            e_dx[largest] += dy64[*out];
+            e_y_dot[*out] = x_dot64[largest];
+        }
+        assert_close(&format!("max {s:?}"), &y, &e_y, 0.0);
+        assert_close(&format!("max gradient {s:?}"), &dx, &e_dx, tolerance);
+        assert_close(&format!("max tangent {s:?}"), &y_dot, &e_y_dot, 0.0);
+
+        let (mut y, mut dx) = (dy.clone(), x.clone());
+        avg_pool2d_forward(s, &x, &mut y);
+        avg_pool2d_backward(s, &dy, &mut dx);
+        let (mut e_y, mut e_dx) = (vec![0.0; n_out], vec![0.0; n_in]);
+        for (out, inputs) in &windows {
+            for &input in inputs {
+                e_y[*out] += x64[input] / (s.kernel * s.kernel) as f64;
+                e_dx[input] += dy64[*out] / (s.kernel * s.kernel) as f64;
+            }
+        }
+        assert_close(&format!("average {s:?}"), &y, &e_y, tolerance);
+        assert_close(&format!("average gradient {s:?}"), &dx, &e_dx, tolerance);
+    }
+
+    #[test]
+    fn max_and_average_equal_their_definition() {
+        for s in shapes() {
+            check::<f32>(&s, TOLERANCE_F32);
+            check::<f64>(&s, TOLERANCE_F64);
+        }
+    }
+
+    #[test]
+    fn global_average_equals_its_definition_and_its_gradient_is_the_transpose() {
+        let (batch, pixels, channels) = (3, 35, 17);
+        let x = values::<f64>(batch * pixels * channels, 1);
+        let dy = values::<f64>(batch * channels, 2);
+        let (mut y, mut dx) = (dy.clone(), x.clone());
+        global_avg_pool_forward(pixels, channels, &x, &mut y);
+        global_avg_pool_backward(pixels, channels, &dy, &mut dx);
+        let at = |i: usize| i / (pixels * channels) * channels + i % channels;
+        let mut expected = vec![0.0; y.len()];
+        x.iter().enumerate().for_each(|(i, x)| expected[at(i)] += x / pixels as f64);
+        assert_close("mean", &y, &expected, TOLERANCE_F64);
+        let expected: Vec<f64> = (0..x.len()).map(|i| dy[at(i)] / pixels as f64).collect();
+        assert_close("gradient", &dx, &expected, TOLERANCE_F64);
+    }
+
+    #[test]
+    fn of_equal_maxima_the_first_in_row_order_wins() {
+        let s =
+            PoolShape { batch: 1, in_h: 2, in_w: 2, channels: 1, kernel: 2, stride: 2, padding: 0 };
+        let (mut y, mut indices) = ([0.0], [0]);
+        max_pool2d_forward(&s, &[1.0, 2.0, 2.0, 2.0], &mut y, &mut indices);
+        assert_eq!((y, indices), ([2.0], [1]));
+    }
+
+    #[test]
+    fn minus_infinity_and_nan_have_a_place_too() {
+        let s =
+            PoolShape { batch: 1, in_h: 1, in_w: 3, channels: 1, kernel: 3, stride: 3, padding: 1 };
+        let (mut y, mut indices) = ([0.0], [7]);
+        max_pool2d_forward(&s, &[f64::NEG_INFINITY; 3], &mut y, &mut indices);
+        assert_eq!((y, indices), ([f64::NEG_INFINITY], [0]));
+        max_pool2d_forward(&s, &[1.0, f64::NAN, 2.0], &mut y, &mut indices);
+        assert!(y[0].is_nan() && indices == [1]);
+    }
+
+    #[test]
+    fn pools_are_the_same_bits_for_any_number_of_threads() {
+        for s in shapes() {
+            assert_same_for_any_threads(&format!("{s:?}"), || {
+                let x = values::<f32>(s.batch * s.in_len(), 1);
+                let (mut y, mut indices) = (values::<f32>(s.batch * s.out_len(), 2), Vec::new());
+                indices.resize(y.len(), 0);
+                max_pool2d_forward(&s, &x, &mut y, &mut indices);
+                let mut dx = x.clone();
+                max_pool2d_backward(&s, &y, &indices, &mut dx);
+                let mut averaged = dx.clone();
+                avg_pool2d_backward(&s, &y, &mut averaged);
+                (y, indices, dx, averaged)
+            });
+        }
+    }
+}

@@ -25,11 +25,6 @@ pub(crate) struct Workspace<T> {
 pub(super) struct PerThread<T>(Vec<Mutex<Vec<T>>>);
 
 impl<T: Copy + Default> Workspace<T> {
-    /// An empty workspace.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     /// The parts that one convolution uses together: packed weights, padded
     /// batch, partial gradients and the threads' own buffers.
     pub(super) fn parts(&mut self) -> (&mut Vec<T>, &mut Vec<T>, &mut Vec<T>, &PerThread<T>) {

@@ -81,7 +81,7 @@ fn check<T: Real>(kernel: Kernel, (rows, channels): (usize, usize), tolerance: f
     let layer = Layer::<T>::new(rows, channels);
     let what = |step: &str| format!("{kernel:?} {step} [{rows}, {channels}]");
     let c = |i: usize| i % channels;
-    let mut ws = Workspace::new();
+    let mut ws = Workspace::default();
     let n = rows * channels;
 
     let (mut mean, mut variance) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
@@ -195,7 +195,7 @@ fn tangent_equals_central_differences() {
     let x_dot = values::<f64>(rows * channels, 6);
     let (gamma_dot, beta_dot) = (values::<f64>(channels, 8), values::<f64>(channels, 9));
     let forward = |h: f64| {
-        let mut ws = Workspace::new();
+        let mut ws = Workspace::default();
         let x: Vec<f64> = layer.x.iter().zip(&x_dot).map(|(x, d)| x + h * d).collect();
         let (mut mean, mut variance) = (vec![0.0; channels], vec![0.0; channels]);
         moments(&x, channels, &mut mean, &mut variance, &mut ws);
@@ -212,7 +212,7 @@ fn tangent_equals_central_differences() {
     let differences: Vec<f64> = plus.iter().zip(&minus).map(|(p, m)| (p - m) / (2.0 * h)).collect();
     let mut y_dot = vec![0.0; differences.len()];
     let bn = layer.batch_norm(Statistics::Batch);
-    let mut ws = Workspace::new();
+    let mut ws = Workspace::default();
     batch_norm_tangent(
         &bn, &layer.x, None, &x_dot, &gamma_dot, &beta_dot, None, &mut y_dot, &mut ws,
     );
@@ -226,7 +226,7 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
         for (rows, channels) in SHAPES {
             assert_same_for_any_threads(&format!("{kernel:?} [{rows}, {channels}]"), || {
                 let layer = Layer::<f32>::new(rows, channels);
-                let mut ws = Workspace::new();
+                let mut ws = Workspace::default();
                 let zeros = vec![0.0; channels];
                 let (mut a, mut b) = (zeros.clone(), zeros.clone());
                 column_moments(kernel, &layer.x, channels, &mut a, &mut b, &mut ws.sums);

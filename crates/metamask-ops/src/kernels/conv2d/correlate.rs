@@ -9,9 +9,12 @@ use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
 
-/// Target pixels that a task computes at least: fewer would read the weights
+/// Target pixels of a task if there are enough: fewer would read the weights
 /// too often.
 const PIXELS_PER_TASK: usize = 256;
+
+/// Tasks that are wanted before that, for machines with many cores.
+const TASKS: usize = 8;
 
 /// Rows of packed weights that are used before going on to the next ones, so
 /// that they stay in the second-level cache: 2304 · 64 channels are 576 KiB.
@@ -28,7 +31,7 @@ pub(super) fn correlate<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     let pixels = plan.target_len / plan.target_c;
-    let images = PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch);
+    let images = PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch / TASKS).max(1);
     let (packed, _, _, per_thread) = ws.parts();
     let (lanes, vectors) = T::tile_columns(kernel);
     let packed = pack_weights(plan, w, lanes, vectors, packed);

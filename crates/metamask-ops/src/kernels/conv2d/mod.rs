@@ -55,11 +55,6 @@ impl ConvShape {
         self.kernel_h * self.kernel_w * self.in_c * self.out_c
     }
 
-    /// Multiply-adds of one pass over the batch.
-    pub(crate) fn multiply_adds(&self) -> usize {
-        self.batch * self.out_h() * self.out_w() * self.weight_len()
-    }
-
     fn check(&self, x: usize, w: usize, y: usize) {
         assert!(
             self.stride > 0

@@ -38,6 +38,7 @@ fn shapes() -> Vec<ConvShape> {
         shape(2, (6, 6), 64, 100, 3, 2, 1),
         shape(2, (5, 5), 100, 48, 3, 1, 1),
         shape(1, (4, 4), 300, 64, 3, 1, 1),
+        shape(5, (6, 6), 130, 20, 3, 1, 1),
         shape(2, (3, 3), 5, 17, 3, 1, 3),
         shape(2, (2, 2), 16, 16, 5, 1, 2),
         shape(2, (4, 4), 3, 3, 1, 3, 2),
@@ -86,7 +87,7 @@ fn check<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
     let w = values::<T>(s.weight_len(), 2);
     let dy = values::<T>(s.output_len(), 3);
     let (x64, w64, dy64) = (widen(&x), widen(&w), widen(&dy));
-    let mut ws = Workspace::new();
+    let mut ws = Workspace::default();
 
     for accumulate in [false, true] {
         let mut y = values::<T>(s.output_len(), 4);
@@ -142,7 +143,7 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
                 let w = values::<f32>(s.weight_len(), 2);
                 let dy = values::<f32>(s.output_len(), 3);
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-                let mut ws = Workspace::new();
+                let mut ws = Workspace::default();
                 correlate::correlate(kernel, &Plan::forward(&s), &x, &w, &mut y, false, &mut ws);
                 let plan = Plan::backward_data(&s);
                 correlate::correlate(kernel, &plan, &dy, &w, &mut dx, true, &mut ws);

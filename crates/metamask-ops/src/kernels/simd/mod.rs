@@ -80,7 +80,6 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_first(self, to: *mut Self::Scalar, lanes: usize);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
-    unsafe fn mul(self, other: Self) -> Self;
     /// `self · factor + addend`, rounded once where the CPU can.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// Lanes of `self` where `gate` is above zero, zeros elsewhere.

@@ -71,11 +71,6 @@ impl<T: Real, const N: usize> Simd for Lanes<T, N> {
     }
 
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        self.zip(other, |a, b| a * b)
-    }
-
-    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         // Two roundings: without the instruction a fused one is a library call.
         self.zip(factor, |a, b| a * b).zip(addend, |a, b| a + b)
