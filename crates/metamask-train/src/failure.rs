@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn every_code_is_in_the_documents_with_its_status() {
+        let page = include_str!("../../../docs/errors.md");
+        for code in Code::ALL {
+            let row = format!("| `{}` | {} | ", code.name(), code.exit_status());
+            assert!(page.contains(&row), "{row}");
+        }
+        let n_rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(n_rows, Code::ALL.len(), "a code in the page is gone");
+    }
+
+    #[test]
     fn faults_of_the_data_get_their_codes() {
         let check = |fault: Fault, code: Code| {
             let error = DataError { fault, code: "", message: "x".into(), help: Some("y".into()) };
