@@ -18,6 +18,7 @@ use arguments::{Arguments, Command};
 fn main() -> ExitCode {
     // Before anything is allocated: big blocks then stay with the process.
     metamask_ops::keep_freed_memory();
+    metamask_ops::keep_candle_on_one_thread();
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),

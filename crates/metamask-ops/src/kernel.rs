@@ -66,6 +66,44 @@ pub fn set_threads(n: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     rayon::ThreadPoolBuilder::new().num_threads(n).build_global()
 }
 
+/// Makes Candle do its elementwise operations on the thread that asks for them.
+///
+/// Left alone, Candle spreads those of 65,536 elements and more over threads of
+/// its own, one for each processor of the machine, whatever share of it this
+/// process has, and waits for the last of them in a busy loop. Beside our pool,
+/// or other processes, that wait is long: a quarter of all CPU time of a small
+/// network's training on two busy cores. Results do not depend on it.
+///
+/// Call it first thing in `main`. It does nothing once there are other threads
+/// (it sets `CANDLE_NUM_THREADS`, which they might be reading), on systems where
+/// it cannot tell, and where that variable is set already.
+pub fn keep_candle_on_one_thread() {
+    const VARIABLE: &str = "CANDLE_NUM_THREADS";
+    if is_single_threaded() && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread can be reading the environment.
+        #[allow(unsafe_code, reason = "Candle offers no other way to tell it")]
+        unsafe {
+            std::env::set_var(VARIABLE, "1");
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn is_single_threaded() -> bool {
+    // SAFETY: a lookup by name has no preconditions; the symbol, where glibc has
+    // it (from 2.32), is a `char` that lives as long as the process.
+    #[allow(unsafe_code, reason = "only the C library knows")]
+    unsafe {
+        let flag = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
+        !flag.is_null() && *flag.cast::<libc::c_char>() != 0
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn is_single_threaded() -> bool {
+    false
+}
+
 /// The number of worker threads.
 pub fn threads() -> usize {
     rayon::current_num_threads()

@@ -19,7 +19,7 @@ mod normalize;
 mod parameters;
 
 pub use differentiable::{Differentiable, Dual};
-pub use kernel::{Kernel, set_threads, threads};
+pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{
     avg_pool2d, avg_pool2d_tangent, batch_norm, batch_norm_tangent, conv2d, conv2d_tangent,
     global_avg_pool, global_avg_pool_tangent, linear, linear_tangent, max_pool2d,

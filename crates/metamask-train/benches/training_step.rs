@@ -22,6 +22,7 @@ const WARMUP: usize = 2;
 
 fn main() -> anyhow::Result<()> {
     metamask_ops::keep_freed_memory();
+    metamask_ops::keep_candle_on_one_thread();
     metamask_ops::set_threads(option("--threads", 2)?)?;
     let batch = option("--batch", 64)?;
     let steps = option("--steps", 7)?;
