@@ -16,14 +16,13 @@
 //! Knows nothing of files, progress or where the views come from.
 
 use candle_core::{DType, Result, Tensor};
-use metamask_objectives::{barlow_twins, nt_xent};
-use metamask_ops::{BatchStats, Differentiable, Dual, Linearized};
+use metamask_ops::{BatchStats, Linearized};
 use metamask_optim::{
-    HeadGradient, Hypergradient, MetaGradient, MetaLoss, Point, ThetaGradient, VirtualStep,
-    encoder_gradient, head_gradient, meta_gradient,
+    Hypergradient, MetaGradient, MetaLoss, Point, ThetaGradient, VirtualStep, encoder_gradient,
+    head_gradient, meta_gradient,
 };
 
-use crate::learner::Learner;
+use crate::{config::Meta, learner::Learner};
 
 /// The two learning rates of one step.
 #[derive(Clone, Copy, Debug)]
@@ -54,63 +53,38 @@ pub struct Iteration {
 /// # Errors
 /// If a shape or dtype does not fit.
 pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], rates: Rates) -> Result<Iteration> {
-    let (alpha, rho) = (learner.objective.alpha, learner.objective.redundancy_weight);
-    let meta = learner.meta;
-    let is_shared = meta.is_some_and(|meta| meta.virtual_step == VirtualStep::Shared);
+    let meta_at = |step: VirtualStep| learner.meta.filter(|meta| meta.virtual_step == step);
+    let (shared, after_regular) =
+        (meta_at(VirtualStep::Shared), meta_at(VirtualStep::AfterRegular));
 
-    // R1. The contrastive gradient stays apart: the shared virtual step wants it alone.
-    let h = features(learner, views, BatchStats::BatchAndUpdate, is_shared)?; // 2 x [B, D]
-    let values: Vec<Tensor> = h.iter().map(|h| h.value.clone()).collect();
-    let (theta_f, theta_c, theta_r) = (learner.theta_f(), learner.theta_c(), learner.theta_r());
-    let (mask, train) = (&learner.mask, BatchStats::BatchAndUpdate);
-    let contrastive = head_gradient(&contrastive_loss(learner, train), &values, &theta_c, mask)?;
-    let redundancy = match &learner.redundancy_head {
-        Some(_) => Some(head_gradient(&redundancy_loss(learner, train), &values, &theta_r, mask)?),
-        None => None,
-    };
-    let g = match is_shared {
-        true => Some(ThetaGradient {
-            theta_f: encoder_gradient(&values, &theta_f, &contrastive.features)?,
-            theta_g: contrastive.theta_g.clone(),
-        }),
-        false => None,
-    };
-    let mut gradient = match (&g, &redundancy) {
-        (Some(g), None) => scaled(&g.theta_f, alpha)?,
-        _ => {
-            encoder_gradient(&values, &theta_f, &weighted(alpha, &contrastive, rho, &redundancy)?)?
-        }
-    };
-    gradient.extend(scaled(&contrastive.theta_g, alpha)?);
-    if let Some(redundancy) = &redundancy {
-        gradient.extend(scaled(&redundancy.theta_g, rho)?);
-    }
-    drop(values);
+    // R1, and M1 where both steps start at the same θ.
+    let Regular { gradient, g, features, contrastive_loss, redundancy_loss } =
+        regular(learner, views, shared)?;
 
-    // M1 to M4 at θ before the regular step, which moves the weights in place.
-    let mut found = match meta.filter(|_| is_shared) {
-        Some(meta) => Some(meta_step(learner, views, h, g, rates.network, meta.hypergradient)?),
-        None => None,
-    };
+    // M2 to M4 at θ before R2, which moves it in place.
+    let before = shared
+        .map(|meta| meta_step(learner, views, features, g, rates.network, meta))
+        .transpose()?;
 
     // R2
     learner.optimizer.step(&learner.groups, &gradient, rates.network)?;
 
-    // M1 to M4 at θ after it.
-    if let Some(meta) = meta.filter(|_| !is_shared) {
-        let is_exact = meta.hypergradient == Hypergradient::Exact;
-        let h = features(learner, views, BatchStats::BatchOnly, is_exact)?;
-        found = Some(meta_step(learner, views, h, None, rates.network, meta.hypergradient)?);
-    }
+    // M1 to M4 at θ after R2.
+    let after = match after_regular {
+        Some(meta) => {
+            let h = learner.features(views, BatchStats::BatchOnly, needs_tangent(meta))?;
+            Some(meta_step(learner, views, h, None, rates.network, meta)?)
+        }
+        None => None,
+    };
 
     // M5
+    let found = before.or(after);
     if let Some(MetaGradient { total, .. }) = &found {
         let w = [learner.mask.parameter_group()];
         learner.mask_optimizer.step(&w, std::slice::from_ref(total), rates.mask)?;
     }
-
-    let contrastive_loss = scalar(&contrastive.loss)?;
-    let redundancy_loss = redundancy.map(|redundancy| scalar(&redundancy.loss)).transpose()?;
+    let (alpha, rho) = (learner.objective.alpha, learner.objective.redundancy_weight);
     Ok(Iteration {
         loss: alpha * contrastive_loss + rho * redundancy_loss.unwrap_or(0.0),
         contrastive_loss,
@@ -120,83 +94,83 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], rates: Rates) -> Re
     })
 }
 
-/// M1 to M4. `h` are the features at θ, `g` is M1's gradient if it is known.
+/// What R1 leaves for the rest of the iteration.
+struct Regular {
+    /// ∇_θ L, a tensor for each group of θ.
+    gradient: Vec<Tensor>,
+    /// M1's g, if the meta step shares θ.
+    g: Option<ThetaGradient>,
+    /// h of both views, `[batch, D]`.
+    features: Vec<Linearized>,
+    contrastive_loss: f64,
+    redundancy_loss: Option<f64>,
+}
+
+/// R1. The two losses are differentiated apart: the shared virtual step takes
+/// one of them alone, and without L_drr its g serves for both.
+fn regular(learner: &Learner, views: &[Tensor; 2], shared: Option<Meta>) -> Result<Regular> {
+    let (alpha, rho) = (learner.objective.alpha, learner.objective.redundancy_weight);
+    let (theta_f, mask, train) = (learner.theta_f(), &learner.mask, BatchStats::BatchAndUpdate);
+    let features = learner.features(views, train, shared.is_some_and(needs_tangent))?;
+    let h: Vec<Tensor> = features.iter().map(|h| h.value.clone()).collect();
+
+    let c = head_gradient(&learner.contrastive_loss(train), &h, &learner.theta_c(), mask)?;
+    let r = match &learner.redundancy_head {
+        Some(head) => {
+            let loss = learner.redundancy_loss(head, train);
+            Some(head_gradient(&loss, &h, &learner.theta_r(), mask)?)
+        }
+        None => None,
+    };
+    let g_f = shared.map(|_| encoder_gradient(&h, &theta_f, &c.features)).transpose()?;
+    let mut gradient = match (&g_f, &r) {
+        (Some(g_f), None) => scaled(alpha, g_f)?,
+        (_, None) => encoder_gradient(&h, &theta_f, &scaled(alpha, &c.features)?)?,
+        (_, Some(r)) => {
+            let u = scaled(alpha, &c.features)?.into_iter().zip(scaled(rho, &r.features)?);
+            let u: Vec<Tensor> = u.map(|(c, r)| c + r).collect::<Result<_>>()?; // ∂L/∂h
+            encoder_gradient(&h, &theta_f, &u)?
+        }
+    };
+    gradient.extend(scaled(alpha, &c.theta_g)?);
+    gradient
+        .extend(r.iter().map(|r| scaled(rho, &r.theta_g)).collect::<Result<Vec<_>>>()?.concat());
+    Ok(Regular {
+        gradient,
+        g: g_f.map(|theta_f| ThetaGradient { theta_f, theta_g: c.theta_g }),
+        features,
+        contrastive_loss: scalar(&c.loss)?,
+        redundancy_loss: r.map(|r| scalar(&r.loss)).transpose()?,
+    })
+}
+
+/// M1 to M4. `features` are h at θ; `g` is M1's gradient if it is known.
 fn meta_step(
     learner: &Learner,
     views: &[Tensor; 2],
-    h: Vec<Linearized>,
+    features: Vec<Linearized>,
     g: Option<ThetaGradient>,
     learning_rate: f64,
-    hypergradient: Hypergradient,
+    meta: Meta,
 ) -> Result<MetaGradient> {
-    let (theta_f, theta_c) = (learner.theta_f(), learner.theta_c());
-    let (velocity_f, rest) = learner.optimizer.velocity().split_at(theta_f.len());
-    let velocity_g = &rest[..theta_c.len()];
-    let at = Point { theta_f: &theta_f, theta_g: &theta_c, velocity_f, velocity_g, features: h };
+    let (theta_f, theta_g) = (&learner.theta_f(), &learner.theta_c());
+    let (velocity_f, velocity_heads) = learner.optimizer.velocity().split_at(theta_f.len());
+    let velocity_g = &velocity_heads[..theta_g.len()];
+    let at = Point { theta_f, theta_g, velocity_f, velocity_g, features };
     let encode = |theta: &[Tensor]| -> Result<Vec<Tensor>> {
         views.iter().map(|x| learner.encoder.forward(x, theta, BatchStats::BatchOnly)).collect()
     };
-    let head = contrastive_loss(learner, BatchStats::BatchOnly);
+    let head = learner.contrastive_loss(BatchStats::BatchOnly);
     let loss = MetaLoss { features: &encode, head: &head, mask: &learner.mask };
-    meta_gradient(&loss, at, g, &learner.optimizer, learning_rate, hypergradient)
+    meta_gradient(&loss, at, g, &learner.optimizer, learning_rate, meta.hypergradient)
 }
 
-/// h = f(x) of both views at θ, with their tangents where these are wanted.
-fn features(
-    learner: &Learner,
-    views: &[Tensor; 2],
-    stats: BatchStats,
-    with_tangent: bool,
-) -> Result<Vec<Linearized>> {
-    let theta = learner.theta_f();
-    let encode = |x: &Tensor| match with_tangent {
-        true => learner.encoder.linearize(x, &theta, stats),
-        false => Ok(Linearized::new(learner.encoder.forward(x, &theta, stats)?, |_| {
-            candle_core::bail!("features: this pass kept no tangent")
-        })),
-    };
-    views.iter().map(encode).collect()
+/// Whether M4 asks the encoder for ḣ = J_f v.
+fn needs_tangent(meta: Meta) -> bool {
+    meta.hypergradient == Hypergradient::Exact
 }
 
-/// L_c: features of both views, θ_c and m to NT-Xent of g_c(m ⊙ h).
-fn contrastive_loss(
-    learner: &Learner,
-    stats: BatchStats,
-) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
-    move |h, theta, m| {
-        let z = |h: &Dual| learner.contrastive_head.forward(&h.mul(m)?, theta, stats);
-        nt_xent(&z(&h[0])?, &z(&h[1])?, learner.objective.temperature)
-    }
-}
-
-/// L_drr: features of both views, θ_r and m to Barlow Twins' loss of g_r(m ⊙ h).
-fn redundancy_loss(
-    learner: &Learner,
-    stats: BatchStats,
-) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
-    move |h, theta, m| {
-        let head = learner.redundancy_head.as_ref().expect("called where there is one");
-        let z = |h: &Dual| head.forward(&h.mul(m)?, theta, stats);
-        barlow_twins(&z(&h[0])?, &z(&h[1])?, learner.objective.redundancy_lambda)
-    }
-}
-
-/// ∂L/∂h of each view: α ∂L_c/∂h + ρ ∂L_drr/∂h.
-fn weighted(
-    alpha: f64,
-    contrastive: &HeadGradient,
-    rho: f64,
-    redundancy: &Option<HeadGradient>,
-) -> Result<Vec<Tensor>> {
-    let u = scaled(&contrastive.features, alpha)?;
-    let Some(redundancy) = redundancy else { return Ok(u) };
-    u.iter().zip(scaled(&redundancy.features, rho)?).map(|(u, r)| u + r).collect()
-}
-
-fn scaled(tensors: &[Tensor], factor: f64) -> Result<Vec<Tensor>> {
-    if factor == 1.0 {
-        return Ok(tensors.to_vec());
-    }
+fn scaled(factor: f64, tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     tensors.iter().map(|x| x.affine(factor, 0.0)).collect()
 }
 
@@ -205,7 +179,7 @@ fn scalar(x: &Tensor) -> Result<f64> {
 }
 
 /// The Euclidean norm over all elements of all tensors.
-pub fn norm(tensors: &[Tensor]) -> Result<f64> {
+pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64> {
     let square = |x: &Tensor| scalar(&x.sqr()?.sum_all()?);
     Ok(tensors.iter().map(square).sum::<Result<f64>>()?.sqrt())
 }

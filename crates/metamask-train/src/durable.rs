@@ -32,6 +32,12 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
     sync_folder(to.parent().unwrap_or(Path::new(".")))
 }
 
+/// Removes a file, and waits until the folder's new state is on the disk.
+pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
+    fs::remove_file(path).map_err(|error| Failure::io(path, "remove", &error))?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
 /// Waits until a folder's entries are on the disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), Failure> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };

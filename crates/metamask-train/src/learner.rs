@@ -1,16 +1,13 @@
-//! What is trained: encoder, heads, mask and their optimisers, and how they lie
-//! in a checkpoint.
+//! What is trained: encoder, heads, mask, their losses and their optimisers.
 
 use candle_core::{DType, Device, Result, Tensor};
 use metamask_encoders::{Encoder, Mlp, MlpConfig, ResNet, ResNetConfig};
-use metamask_ops::{ParameterEntry, ParameterGroup, ParameterKind};
+use metamask_objectives::{barlow_twins, nt_xent};
+use metamask_ops::{BatchStats, Differentiable, Dual, Linearized, ParameterGroup};
 use metamask_optim::{DimensionMask, MaskForm, Sgd};
 use metamask_random::{Key, Purpose};
 
-use crate::{
-    checkpoint::{Checkpoint, NamedTensors, State},
-    config::{Config, MaskMode, Meta, Objective},
-};
+use crate::config::{Config, MaskMode, Meta, Objective};
 
 /// Encoder, heads, mask and optimisers of one run.
 pub struct Learner {
@@ -102,112 +99,50 @@ impl Learner {
         self.redundancy_head.iter().flat_map(|head| tensors(head.parameters())).collect()
     }
 
-    /// Everything that training changes, as a checkpoint keeps it.
+    /// h = f(x) of both views at θ, with their tangents where these are wanted.
     ///
     /// # Errors
-    /// If a tensor cannot be copied.
-    pub fn to_checkpoint(&self, state: State) -> Result<Checkpoint> {
-        let mut model = NamedTensors::new();
-        let mut optim = NamedTensors::new();
-        for (group, prefix) in self.named_groups() {
-            to_named(&group, group.tensor(), prefix, &mut model)?;
-        }
-        let mut mask = NamedTensors::new();
-        let prefixes = self.theta_prefixes();
-        for ((group, velocity), prefix) in
-            self.groups.iter().zip(self.optimizer.velocity()).zip(prefixes)
-        {
-            to_named(group, velocity, prefix, &mut optim)?;
-        }
-        if self.meta.is_some() {
-            let group = self.mask.parameter_group();
-            to_named(&group, group.tensor(), "", &mut mask)?;
-            to_named(&group, &self.mask_optimizer.velocity()[0], "", &mut optim)?;
-        }
-        Ok(Checkpoint { state, model, optim, mask })
+    /// If a shape or dtype does not fit.
+    pub fn features(
+        &self,
+        views: &[Tensor; 2],
+        stats: BatchStats,
+        with_tangent: bool,
+    ) -> Result<Vec<Linearized>> {
+        let theta = self.theta_f();
+        let encode = |x: &Tensor| match with_tangent {
+            true => self.encoder.linearize(x, &theta, stats),
+            false => Ok(Linearized::new(self.encoder.forward(x, &theta, stats)?, |_| {
+                candle_core::bail!("features: this pass kept no tangent")
+            })),
+        };
+        views.iter().map(encode).collect()
     }
 
-    /// Takes everything from a checkpoint of the same names and shapes.
-    ///
-    /// # Errors
-    /// If a tensor is missing or of another shape.
-    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        for (group, prefix) in self.named_groups() {
-            group.var.set(&from_named(&group, prefix, &checkpoint.model)?)?;
+    /// L_c as a function of both views' features, θ_c and m: NT-Xent of g_c(m ⊙ h).
+    pub fn contrastive_loss(
+        &self,
+        stats: BatchStats,
+    ) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
+        move |h, theta, m| {
+            let z = |h: &Dual| self.contrastive_head.forward(&h.mul(m)?, theta, stats);
+            nt_xent(&z(&h[0])?, &z(&h[1])?, self.objective.temperature)
         }
-        let velocity: Vec<Tensor> = self
-            .groups
-            .iter()
-            .zip(self.theta_prefixes())
-            .map(|(group, prefix)| from_named(group, prefix, &checkpoint.optim))
-            .collect::<Result<_>>()?;
-        self.optimizer.set_velocity(&velocity)?;
-        if self.meta.is_some() {
-            let group = self.mask.parameter_group();
-            group.var.set(&from_named(&group, "", &checkpoint.mask)?)?;
-            self.mask_optimizer.set_velocity(&[from_named(&group, "", &checkpoint.optim)?])?;
-        }
-        Ok(())
     }
 
-    /// The groups of weights and running statistics with what their names begin with.
-    fn named_groups(&self) -> Vec<(ParameterGroup, &'static str)> {
-        let heads = [Some(&self.contrastive_head), self.redundancy_head.as_ref()];
-        let encoder = self.encoder.parameters().iter().chain(self.encoder.running_statistics());
-        let heads = heads.into_iter().flatten();
-        let heads =
-            heads.flat_map(|head| head.parameters().iter().chain(head.running_statistics()));
-        encoder
-            .map(|group| (group.clone(), ENCODER))
-            .chain(heads.map(|group| (group.clone(), "")))
-            .collect()
-    }
-
-    /// What the names of each of [`Self::groups`] begin with.
-    fn theta_prefixes(&self) -> impl Iterator<Item = &'static str> {
-        let n_encoder = self.encoder.parameters().len();
-        (0..self.groups.len()).map(move |i| if i < n_encoder { ENCODER } else { "" })
+    /// L_drr as a function of both views' features, θ_r and m: the loss of g_r(m ⊙ h).
+    pub fn redundancy_loss(
+        &self,
+        head: &Mlp,
+        stats: BatchStats,
+    ) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
+        move |h, theta, m| {
+            let z = |h: &Dual| head.forward(&h.mul(m)?, theta, stats);
+            barlow_twins(&z(&h[0])?, &z(&h[1])?, self.objective.redundancy_lambda)
+        }
     }
 }
-
-/// What the names of the encoder's parameters begin with; the heads' names hold theirs.
-const ENCODER: &str = "encoder.";
 
 fn tensors(groups: &[ParameterGroup]) -> Vec<Tensor> {
     groups.iter().map(|group| group.tensor().clone()).collect()
-}
-
-/// Cuts a group's tensor into PyTorch's parameters: its names, OIHW.
-fn to_named(
-    group: &ParameterGroup,
-    tensor: &Tensor,
-    prefix: &str,
-    into: &mut NamedTensors,
-) -> Result<()> {
-    let flat = tensor.detach().flatten_all()?;
-    for ParameterEntry { name, shape, span, kind } in &group.entries {
-        let part = flat.narrow(0, span.start, span.len())?.reshape(shape.as_slice())?;
-        let part = match kind {
-            ParameterKind::Convolution => part.permute((3, 2, 0, 1))?.contiguous()?, // HWIO → OIHW
-            _ => part.copy()?,
-        };
-        into.insert(format!("{prefix}{name}"), part);
-    }
-    Ok(())
-}
-
-/// The group's tensor from PyTorch's parameters.
-fn from_named(group: &ParameterGroup, prefix: &str, from: &NamedTensors) -> Result<Tensor> {
-    let part = |ParameterEntry { name, kind, .. }: &ParameterEntry| {
-        let name = format!("{prefix}{name}");
-        let Some(part) = from.get(&name) else {
-            candle_core::bail!("restore: expected a tensor `{name}`, got none");
-        };
-        match kind {
-            ParameterKind::Convolution => part.permute((2, 3, 1, 0))?.flatten_all(), // OIHW → HWIO
-            _ => part.flatten_all(),
-        }
-    };
-    let parts: Vec<Tensor> = group.entries.iter().map(part).collect::<Result<_>>()?;
-    Tensor::cat(&parts, 0)?.reshape(group.tensor().shape())
 }

@@ -10,6 +10,7 @@ mod durable;
 pub mod evaluate;
 mod failure;
 mod learner;
+mod named;
 pub mod observer;
 pub mod presets;
 pub mod pretrain;

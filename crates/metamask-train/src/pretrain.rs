@@ -106,6 +106,10 @@ pub fn pretrain(
         return Ok(Outcome { results, was_finished: true });
     }
 
+    // A damaged last checkpoint may have taken a finished run back.
+    if folder.results().exists() {
+        durable::remove(&folder.results())?;
+    }
     let mut log = RunLog::open(&folder, state.step)?;
     train(config, &data, &mut learner, &mut state, (&folder, &checkpoints, &mut log), observer)?;
     let both = [Measure::Knn, Measure::Linear];
@@ -345,6 +349,9 @@ fn epoch_report(
         mask_max: mask.map(|mask| mask.max),
         embedding_std: spread.std,
         embedding_std_even: spread.even,
-        effective_rank: effective_rank(&masked)?,
+        effective_rank: match embedding_spread(&masked)?.std > 0.0 {
+            true => effective_rank(&masked)?,
+            false => 1.0, // collapsed to one point
+        },
     })
 }
