@@ -179,7 +179,7 @@ fn train(
         let mut sums = Sums::default();
         let mut batch = None;
         for _ in 0..steps_per_epoch {
-            let pair = views.next()?;
+            let pair = views.next_batch()?;
             let found = iteration(learner, &pair, rates)?;
             batch = Some(pair);
             state.step += 1;

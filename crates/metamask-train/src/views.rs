@@ -94,7 +94,7 @@ impl ViewStream {
     ///
     /// # Errors
     /// If the recipe does not suit the images.
-    pub fn next(&mut self) -> Result<[Tensor; 2]> {
+    pub fn next_batch(&mut self) -> Result<[Tensor; 2]> {
         let receiver = self.receiver.as_ref().expect("present until dropped");
         match receiver.recv() {
             Ok(views) => views,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn numbers(stream: &mut ViewStream) -> Result<Vec<f32>> {
-        let [a, b] = stream.next()?;
+        let [a, b] = stream.next_batch()?;
         Tensor::cat(&[a, b], 0)?.flatten_all()?.to_vec1()
     }
 
@@ -158,7 +158,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(numbers(&mut whole)?, numbers(&mut second)?);
         }
-        assert!(second.next().is_err(), "the epochs are over");
+        assert!(second.next_batch().is_err(), "the epochs are over");
         Ok(())
     }
 
