@@ -56,7 +56,7 @@ pub(crate) struct PretrainArguments {
     /// Override a setting, such as `training.epochs=30`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// The run's folder [default: runs/<preset>-s<seed>-<hash of the settings>]
+    /// The run's folder [default: runs/PRESET-sSEED-HASH, the hash of the settings]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with the run in that folder from its last checkpoint

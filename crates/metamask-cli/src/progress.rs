@@ -83,6 +83,11 @@ impl Observer for Progress {
             let bar = ProgressBar::with_draw_target(Some(total), target);
             bar.set_style(style("{prefix} {wide_bar} {msg}"));
             bar.set_position(plan.first_step);
+            bar.set_prefix(format!(
+                "epoch {}/{}",
+                1 + plan.first_step / plan.steps_per_epoch,
+                plan.epochs
+            ));
             self.bar = Some(bar);
         }
     }

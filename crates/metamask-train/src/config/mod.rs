@@ -4,7 +4,8 @@
 //! A configuration is TOML. An unknown key is an error that names the nearest
 //! known one. What cannot change a result (paths, number of threads) is not in
 //! here. Each field is declared once, with its documentation, default and
-//! range ([`section`]); the printed configuration and the checks come from there.
+//! range, by the macro of `section.rs`; the printed configuration and the
+//! checks come from there.
 
 mod parse;
 mod section;
