@@ -4,8 +4,8 @@
 //! and look at exit codes, at what is printed and at the run folder.
 
 mod bad_input;
-mod durability;
 mod help;
 mod pretrain;
 mod resume;
 mod support;
+mod traced;
