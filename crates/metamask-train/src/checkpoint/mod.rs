@@ -83,6 +83,25 @@ pub struct Latest {
 }
 
 impl Checkpoints {
+    /// The checkpoints of a run that is only looked at: its data need not be
+    /// there, they are taken to be those that the newest readable manifest states.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn to_inspect(folder: PathBuf, config_sha256: String) -> Result<Self, Failure> {
+        let identity = Identity { config_sha256, data_sha256: String::new() };
+        let mut checkpoints = Self { folder, identity, keep: usize::MAX };
+        let stated = |step| {
+            let path = checkpoints.path(step).join(MANIFEST);
+            let bytes = durable::read_at_most(&path, MAX_JSON_BYTES).ok()??;
+            Some(Manifest::from_bytes(&bytes).ok()?.identity.data_sha256)
+        };
+        if let Some(data_sha256) = checkpoints.steps()?.into_iter().rev().find_map(stated) {
+            checkpoints.identity.data_sha256 = data_sha256;
+        }
+        Ok(checkpoints)
+    }
+
     /// Writes a checkpoint, verifies it, and removes the oldest ones.
     ///
     /// # Errors
@@ -373,6 +392,23 @@ mod tests {
         let failure = mine.latest(&wider).expect_err("another shape");
         assert_eq!(failure.code, Code::CheckpointShape);
         assert!(failure.message.contains("\"mask.logits\" is [3] F32, the model needs [1]"));
+        Ok(())
+    }
+
+    #[test]
+    fn looking_at_a_run_needs_its_configuration_but_not_its_data() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mine = checkpoints(folder.path());
+        let look = |config: &[u8]| {
+            Checkpoints::to_inspect(mine.folder.clone(), sha256(config))?.latest(&checkpoint(0))
+        };
+        assert!(look(b"c")?.is_none());
+        mine.save(&checkpoint(10))?;
+        let newest = mine.save(&checkpoint(20))?;
+        assert_eq!(look(b"c")?.expect("two").checkpoint.state.step, 20);
+        fs::write(newest.join(MANIFEST), "{}")?;
+        assert_eq!(look(b"c")?.expect("the older one").checkpoint.state.step, 10);
+        assert_eq!(look(b"other").expect_err("another run").code, Code::CheckpointShape);
         Ok(())
     }
 
