@@ -1,0 +1,13 @@
+//! Run logs to figures: pictures that need nothing but a browser.
+//!
+//! Takes numbers and the text of a log and returns the text of an SVG; files,
+//! checkpoints and printing belong to others.
+
+mod mask_figure;
+mod mask_range;
+mod mask_summary;
+mod svg;
+
+pub use mask_figure::{MaskFigure, mask_figure};
+pub use mask_range::{MaskRange, mask_ranges};
+pub use mask_summary::MaskSummary;
