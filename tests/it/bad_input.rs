@@ -6,7 +6,7 @@ use crate::support::{Finished, Metamask, TINY};
 
 /// One line `error[CODE]: …` with these words, that exit code, no panic.
 #[track_caller]
-fn assert_refused(finished: &Finished, code: i32, name: &str, words: &[&str]) {
+pub(crate) fn assert_refused(finished: &Finished, code: i32, name: &str, words: &[&str]) {
     let stderr = &finished.stderr;
     assert_eq!(finished.code, Some(code), "stderr:\n{stderr}");
     let head = format!("error[{name}]: ");

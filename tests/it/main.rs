@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod help;
+mod inspect;
 mod pretrain;
 mod resume;
 mod support;

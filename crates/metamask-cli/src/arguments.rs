@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Pretrain(PretrainArguments),
     /// Evaluate the last checkpoint of a run
     Evaluate(EvaluateArguments),
+    /// Look inside a run
+    Inspect(InspectArguments),
     /// List the presets, or print one
     Presets(PresetsArguments),
     /// List data sets, or look at one
@@ -107,6 +109,38 @@ pub(crate) enum ProtocolName {
     Knn,
     /// Linear probe
     Linear,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  metamask inspect mask runs/RUN --out mask.svg")]
+pub(crate) struct InspectArguments {
+    #[command(subcommand)]
+    pub command: InspectCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InspectCommand {
+    /// Where the mask's values lie, and a picture of them
+    #[command(after_help = "\
+Examples:
+  metamask inspect mask runs/RUN
+  metamask inspect mask runs/RUN --json
+  metamask inspect mask runs/RUN --out mask.svg    the picture; never overwrites a file")]
+    Mask(InspectMaskArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectMaskArguments {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The picture to write (SVG)
+    #[arg(long, value_name = "FILE.svg")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -112,15 +112,8 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         identity: Identity { config_sha256, data_sha256: data.fingerprint() },
         keep: config.checkpoint.keep,
     };
-    let Some(latest) = checkpoints.latest(&learner.to_checkpoint(State::default())?)? else {
-        let message = "has no checkpoint yet";
-        return Err(Failure::at(Code::CheckpointMissing, run, message).into());
-    };
+    let State { step, epoch } = restore_latest(&checkpoints, run, &mut learner)?;
     let mut progress = Progress::new();
-    for failure in &latest.rejected {
-        print::to_stderr(&format!("warning: {}", failure.message));
-    }
-    learner.restore(&latest.checkpoint)?;
     let measures: Vec<Measure> = match &arguments.protocols[..] {
         [] => vec![Measure::Knn, Measure::Linear],
         names => [Measure::Knn, Measure::Linear]
@@ -128,7 +121,6 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
             .filter(|&measure| names.iter().any(|&name| measure_of(name) == measure))
             .collect(),
     };
-    let State { step, epoch } = latest.checkpoint.state;
     let at = (step, epoch);
     let results = metamask_train::evaluate(&config, &data, &learner, at, &measures, &mut progress)?;
     progress.finish();
@@ -136,6 +128,23 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         true => print::to_stdout(&(serde_json::to_string(&results)? + "\n")),
         false => print::to_stdout(&print::results_table(&results)),
     }
+}
+
+/// Takes a learner to the newest checkpoint of a run that verifies.
+pub(crate) fn restore_latest(
+    checkpoints: &Checkpoints,
+    run: &Path,
+    learner: &mut Learner,
+) -> anyhow::Result<State> {
+    let Some(latest) = checkpoints.latest(&learner.to_checkpoint(State::default())?)? else {
+        let message = "has no checkpoint yet";
+        return Err(Failure::at(Code::CheckpointMissing, run, message).into());
+    };
+    for failure in &latest.rejected {
+        print::to_stderr(&format!("warning: {}", failure.message));
+    }
+    learner.restore(&latest.checkpoint)?;
+    Ok(latest.checkpoint.state)
 }
 
 fn measure_of(name: ProtocolName) -> Measure {

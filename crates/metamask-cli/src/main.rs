@@ -5,6 +5,7 @@
 
 mod arguments;
 mod commands;
+mod inspect;
 mod print;
 mod progress;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Presets(arguments) => commands::presets(&arguments),
         Command::Data(arguments) => commands::data(&arguments),
     };

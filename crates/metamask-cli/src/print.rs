@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use metamask_report::MaskSummary;
 use metamask_train::{Config, Failure, Results, config::MaskMode, shown};
 
 /// Writes a result.
@@ -64,6 +65,30 @@ pub(crate) fn results_table(results: &Results) -> String {
         let _ = writeln!(text, "protocol  {protocol}");
     }
     text
+}
+
+/// Where a mask's values lie.
+pub(crate) fn mask_table(summary: &MaskSummary, (step, epoch): (u64, u64), start: f64) -> String {
+    let MaskSummary { dimensions, min, lower_quartile, median, upper_quartile, max, mean, .. } =
+        summary;
+    let (below, above) = (summary.below_0_1, summary.above_0_9);
+    format!(
+        "\
+mask value m      start {start}
+  min             {min:.3}
+  lower quartile  {lower_quartile:.3}
+  median          {median:.3}
+  upper quartile  {upper_quartile:.3}
+  max             {max:.3}
+  mean            {mean:.3}
+
+dimensions        {dimensions}
+  below 0.1       {below}
+  above 0.9       {above}
+
+trained           {epoch} epochs, {step} steps
+"
+    )
 }
 
 /// The table of a finished run, where it lies, and what to try next.
