@@ -70,7 +70,16 @@ pub(crate) fn metadata(arguments: &[&str]) -> anyhow::Result<serde_json::Value> 
 /// The files git tracks, or would with the next `git add`, relative to the root.
 pub(crate) fn repository_files() -> anyhow::Result<Vec<String>> {
     let mut git = command("git");
-    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    // A checkout that another user owns, as in a container, is read all the same.
+    git.args([
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
     let listed = output(&mut git)?;
     let mut files: Vec<String> = listed
         .split('\0')
