@@ -16,7 +16,7 @@ Times one training step (forward, backward, SGD) of ResNet-18 with CIFAR stem,
 full width, batch 64, f32, 2 threads: ours (`cargo bench -p metamask-train --bench
 training_step`) and PyTorch's in eager mode (xtask/bench/torch_step.py), one after
 the other, round by round. Prints the median of the rounds' medians in
-milliseconds, and theirs over ours as ratio (above 1: we are faster). Nothing else
+milliseconds, and ours over theirs as ratio (below 1: we are faster). Nothing else
 should run on the machine.
 
 Options:
@@ -66,9 +66,9 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         eprintln!("round {round} of {rounds}: ours {:.1} ms, theirs {:.1} ms", last.0, last.1);
     }
     let (ours, theirs) = (median(ours), median(theirs));
-    let ratio = theirs / ours;
+    let ratio = ours / theirs;
     if json {
-        let id = "resnet18-cifar-step-batch64-f32";
+        let id = "step_f32_b64";
         println!("{}", json!({ id: { "ours": ours, "theirs": theirs, "ratio": ratio } }));
     } else {
         println!("training step, ms: ours {ours:.1}, PyTorch eager {theirs:.1}, ratio {ratio:.2}");
