@@ -2,58 +2,143 @@
 //! would take several and a temporary for each.
 //!
 //! Work is split into chunks of a fixed size, and sums are taken over chunks in
-//! order: results do not depend on the number of threads. CPU only.
+//! order: results do not depend on the number of threads. CPU only. The rules
+//! themselves stand with their optimisers.
 
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
+use std::{cell::Cell, marker::PhantomData};
+
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor};
 use candle_core::{Var, WithDType, bail};
 use rayon::prelude::*;
 
 /// Numbers a task works on: enough to be worth a task, few enough to stay in cache.
 const CHUNK: usize = 1 << 14;
 
-/// V ← μ V + (g + λ x), in place; λ is the weight decay.
-pub struct UpdateVelocity {
-    pub momentum: f64,
-    pub weight_decay: f64,
+/// What parameters are made of.
+pub trait Real: WithDType {
+    fn sqrt(self) -> Self;
+    fn numbers_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
-/// x ← x − l V, in place.
-pub struct Descend {
-    pub learning_rate: f64,
+macro_rules! real {
+    ($ty:ty, $storage:path) => {
+        impl Real for $ty {
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+
+            fn numbers_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                match storage {
+                    $storage(numbers) => Some(numbers),
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
-/// x − l (μ V + (g + λ x)), a fresh variable.
-pub fn descended(
+real!(f32, CpuStorage::F32);
+real!(f64, CpuStorage::F64);
+
+/// Calls a function generic over [`Real`] for the type of a tensor's numbers.
+macro_rules! for_dtype_of {
+    ($tensor:expr, $operation:literal, $function:ident($($argument:expr),* $(,)?)) => {
+        match $tensor.dtype() {
+            candle_core::DType::F32 => $function::<f32>($($argument),*),
+            candle_core::DType::F64 => $function::<f64>($($argument),*),
+            other => candle_core::bail!(
+                concat!($operation, ": parameters must be f32 or f64, got {:?}"),
+                other
+            ),
+        }
+    };
+}
+pub(crate) use for_dtype_of;
+
+/// Lends the numbers of a parameter x and of one tensor of state, to change, and
+/// those of the gradient between them.
+pub fn with_one_state<T: Real>(
     x: &Tensor,
     gradient: &Tensor,
-    velocity: &Tensor,
-    rule: &UpdateVelocity,
-    learning_rate: f64,
-) -> Result<Tensor> {
-    fn run<T: WithDType>(
-        x: &Tensor,
-        gradient: &Tensor,
-        velocity: &Tensor,
-        rule: &UpdateVelocity,
-        learning_rate: f64,
-    ) -> Result<Tensor> {
-        let learning_rate = T::from_f64(learning_rate);
-        let rule = rule.function::<T>();
-        let values = with_numbers(x, |x: &[T]| {
-            with_numbers(gradient, |g| {
-                with_numbers(velocity, |v| {
-                    let next = |i: usize| x[i] - learning_rate * rule(v[i], g[i], x[i]);
-                    Ok((0..x.len()).into_par_iter().with_min_len(CHUNK).map(next).collect())
+    state: &Tensor,
+    update: impl FnOnce(&mut [T], &[T], &mut [T]),
+) -> Result<()> {
+    with_numbers(gradient, |g| {
+        with_numbers_mut(state, |s| {
+            with_numbers_mut(x, |x| {
+                update(x, g, s);
+                Ok(())
+            })
+        })
+    })
+}
+
+/// As [`with_one_state`], of two tensors of state.
+pub fn with_two_states<T: Real>(
+    x: &Tensor,
+    gradient: &Tensor,
+    states: [&Tensor; 2],
+    update: impl FnOnce(&mut [T], &[T], &mut [T], &mut [T]),
+) -> Result<()> {
+    with_numbers(gradient, |g| {
+        with_numbers_mut(states[0], |first| {
+            with_numbers_mut(states[1], |second| {
+                with_numbers_mut(x, |x| {
+                    update(x, g, first, second);
+                    Ok(())
                 })
             })
-        })?;
-        variable::<T>(values, x)
-    }
-    match x.dtype() {
-        DType::F32 => run::<f32>(x, gradient, velocity, rule, learning_rate),
-        DType::F64 => run::<f64>(x, gradient, velocity, rule, learning_rate),
-        other => bail!("virtual_step: expected f32 or f64 parameters, got {other:?}"),
-    }
+        })
+    })
+}
+
+/// `rule(x, g, s)` for each place.
+pub fn update_one_state<T: Real>(
+    x: &mut [T],
+    gradient: &[T],
+    state: &mut [T],
+    rule: impl Fn(&mut T, T, &mut T) + Sync + Send,
+) {
+    let chunks = x.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    chunks.zip(state.par_chunks_mut(CHUNK)).for_each(|((x, g), s)| {
+        for ((x, &g), s) in x.iter_mut().zip(g).zip(s) {
+            rule(x, g, s);
+        }
+    });
+}
+
+/// `rule(x, g, s₁, s₂)` for each place.
+pub fn update_two_states<T: Real>(
+    x: &mut [T],
+    gradient: &[T],
+    [first, second]: [&mut [T]; 2],
+    rule: impl Fn(&mut T, T, &mut T, &mut T) + Sync + Send,
+) {
+    let chunks = x.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    let states = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+    chunks.zip(states).for_each(|((x, g), (first, second))| {
+        for (((x, &g), first), second) in x.iter_mut().zip(g).zip(first).zip(second) {
+            rule(x, g, first, second);
+        }
+    });
+}
+
+/// `rule(x, g, s)` for each place, as a fresh variable; changes nothing.
+pub fn mapped<T: Real>(
+    x: &Tensor,
+    gradient: &Tensor,
+    state: &Tensor,
+    rule: impl Fn(T, T, T) -> T + Sync + Send,
+) -> Result<Tensor> {
+    let values: Vec<T> = with_numbers(x, |x: &[T]| {
+        with_numbers(gradient, |g| {
+            with_numbers(state, |s| {
+                let next = |i: usize| rule(x[i], g[i], s[i]);
+                Ok((0..x.len()).into_par_iter().with_min_len(CHUNK).map(next).collect())
+            })
+        })
+    })?;
+    Ok(Var::from_vec(values, x.shape(), x.device())?.into_inner())
 }
 
 /// x + scale · direction.
@@ -77,103 +162,18 @@ pub fn moved(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
 
 /// Σ xᵢ², summed in f64.
 pub fn squared_norm(x: &Tensor) -> Result<f64> {
-    fn run<T: WithDType>(x: &Tensor) -> Result<f64> {
-        with_numbers(x, |x: &[T]| {
-            let chunk = |x: &[T]| x.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>();
-            let partial: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
-            Ok(partial.iter().sum())
-        })
-    }
     match x.dtype() {
-        DType::F32 => run::<f32>(x),
-        DType::F64 => run::<f64>(x),
+        DType::F32 => with_numbers(x, |x: &[f32]| Ok(squared_norm_of(x))),
+        DType::F64 => with_numbers(x, |x: &[f64]| Ok(squared_norm_of(x))),
         other => bail!("squared_norm: expected f32 or f64 numbers, got {other:?}"),
     }
 }
 
-impl UpdateVelocity {
-    /// (V, g, x) to the next V, in PyTorch's order of operations.
-    fn function<T: WithDType>(&self) -> impl Fn(T, T, T) -> T + Sync + Send + Copy + use<T> {
-        let (momentum, decay) = (T::from_f64(self.momentum), T::from_f64(self.weight_decay));
-        move |velocity, gradient, x| momentum * velocity + (gradient + decay * x)
-    }
-
-    fn run<T: WithDType>(&self, velocity: &mut [T], gradient: &[T], x: &[T]) {
-        let rule = self.function::<T>();
-        let chunks = velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
-        chunks.zip(x.par_chunks(CHUNK)).for_each(|((velocity, gradient), x)| {
-            for ((v, &g), &x) in velocity.iter_mut().zip(gradient).zip(x) {
-                *v = rule(*v, g, x);
-            }
-        });
-    }
-}
-
-impl InplaceOp3 for UpdateVelocity {
-    fn name(&self) -> &'static str {
-        "update_velocity"
-    }
-
-    fn cpu_fwd(
-        &self,
-        velocity: &mut CpuStorage,
-        velocity_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> Result<()> {
-        match (velocity, gradient, x) {
-            (CpuStorage::F32(v), CpuStorage::F32(g), CpuStorage::F32(x)) => self.run(
-                numbers_mut(v, velocity_layout)?,
-                numbers(g, gradient_layout)?,
-                numbers(x, x_layout)?,
-            ),
-            (CpuStorage::F64(v), CpuStorage::F64(g), CpuStorage::F64(x)) => self.run(
-                numbers_mut(v, velocity_layout)?,
-                numbers(g, gradient_layout)?,
-                numbers(x, x_layout)?,
-            ),
-            _ => bail!("sgd: parameter, gradient and velocity must all be f32 or all f64"),
-        }
-        Ok(())
-    }
-}
-
-impl Descend {
-    fn run<T: WithDType>(&self, x: &mut [T], velocity: &[T]) {
-        let learning_rate = T::from_f64(self.learning_rate);
-        x.par_chunks_mut(CHUNK).zip(velocity.par_chunks(CHUNK)).for_each(|(x, velocity)| {
-            for (x, &v) in x.iter_mut().zip(velocity) {
-                *x -= learning_rate * v;
-            }
-        });
-    }
-}
-
-impl InplaceOp2 for Descend {
-    fn name(&self) -> &'static str {
-        "descend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        velocity: &CpuStorage,
-        velocity_layout: &Layout,
-    ) -> Result<()> {
-        match (x, velocity) {
-            (CpuStorage::F32(x), CpuStorage::F32(v)) => {
-                self.run(numbers_mut(x, x_layout)?, numbers(v, velocity_layout)?);
-            }
-            (CpuStorage::F64(x), CpuStorage::F64(v)) => {
-                self.run(numbers_mut(x, x_layout)?, numbers(v, velocity_layout)?);
-            }
-            _ => bail!("sgd: parameter and velocity must both be f32 or both f64"),
-        }
-        Ok(())
-    }
+/// Σ xᵢ², summed in f64, of numbers that are at hand.
+pub fn squared_norm_of<T: WithDType>(x: &[T]) -> f64 {
+    let chunk = |x: &[T]| x.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>();
+    let partial: Vec<f64> = x.par_chunks(CHUNK).map(chunk).collect();
+    partial.iter().sum()
 }
 
 /// Lends a tensor's numbers, row-major, without a copy where they lie that way.
@@ -184,26 +184,42 @@ fn with_numbers<T: WithDType, R>(
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(storage) => read(numbers(T::cpu_storage_as_slice(storage)?, layout)?),
+        Storage::Cpu(storage) => match layout.contiguous_offsets() {
+            Some((start, end)) => read(&T::cpu_storage_as_slice(storage)?[start..end]),
+            None => unreachable!("made contiguous above"),
+        },
         _ => bail!("optim: parameters must be on the CPU, got {:?}", tensor.device()),
     }
 }
 
-fn numbers<'a, T>(storage: &'a [T], layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage[start..end]),
-        None => bail!("optim: numbers must lie in one piece, got strides {:?}", layout.stride()),
-    }
+/// Lends a tensor's numbers to change them in place. No other tensor that is
+/// lent at the same time may share its memory.
+fn with_numbers_mut<T: Real>(
+    tensor: &Tensor,
+    write: impl FnOnce(&mut [T]) -> Result<()>,
+) -> Result<()> {
+    tensor.inplace_op1(&Write { write: Cell::new(Some(write)), numbers: PhantomData })
 }
 
-fn numbers_mut<'a, T>(storage: &'a mut [T], layout: &Layout) -> Result<&'a mut [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&mut storage[start..end]),
-        None => bail!("optim: numbers must lie in one piece, got strides {:?}", layout.stride()),
-    }
+/// A closure as an in-place operation, the only way that Candle gives to a tensor's memory.
+struct Write<T, F> {
+    write: Cell<Option<F>>,
+    numbers: PhantomData<T>,
 }
 
-/// A variable of `like`'s shape around the numbers, which are not copied.
-fn variable<T: WithDType>(values: Vec<T>, like: &Tensor) -> Result<Tensor> {
-    Ok(Var::from_vec(values, like.shape(), like.device())?.into_inner())
+impl<T: Real, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Write<T, F> {
+    fn name(&self) -> &'static str {
+        "update_in_place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("optim: numbers must lie in one piece, got strides {:?}", layout.stride());
+        };
+        let Some(numbers) = T::numbers_mut(storage) else {
+            bail!("optim: parameter, gradient and state must be of one type, all f32 or all f64");
+        };
+        let write = self.write.take().expect("an operation is carried out once");
+        write(&mut numbers[start..end])
+    }
 }

@@ -4,37 +4,59 @@
 use candle_core::{Result, Tensor, bail};
 use metamask_ops::ParameterGroup;
 
-use crate::fused::{Descend, UpdateVelocity, descended};
+use crate::fused::{Real, for_dtype_of, mapped, update_one_state, with_one_state};
+use crate::state::{OptimizerState, at_rest, check_shapes, checked, copied};
 
-/// SGD with momentum μ and weight decay λ on a list of parameter groups.
+/// SGD with momentum μ and weight decay ω on a list of parameter groups.
 ///
 /// ```text
-/// V ← μ V + (g + λ θ)        θ ← θ − l V
+/// g′ = g + ω θ        V ← μ V + g′
+/// θ ← θ − l V                          classical
+/// θ ← θ − l (g′ + μ V)                 Nesterov, V the new one
 /// ```
 /// V starts at 0, l is the current learning rate. Every parameter decays,
 /// biases and norms too.
 ///
 /// # Source
-/// Equals `torch.optim.SGD(momentum, weight_decay)` with dampening 0, not
-/// Nesterov; MetaMask uses μ = 0.9, λ = 5e-4.
+/// Equals `torch.optim.SGD(momentum, weight_decay, nesterov)` with dampening 0;
+/// MetaMask uses the classical form with μ = 0.9, ω = 5e-4.
 #[derive(Debug)]
 pub struct Sgd {
-    momentum: f64,
-    weight_decay: f64,
+    rule: Rule,
     velocity: Vec<Tensor>,
 }
 
+/// The equations without their state.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+}
+
 impl Sgd {
-    /// An optimiser at rest: V = 0 for each group.
+    /// An optimiser at rest, V = 0 for each group, with classical momentum.
     ///
     /// # Errors
     /// If a velocity cannot be allocated.
     pub fn new(groups: &[ParameterGroup], momentum: f64, weight_decay: f64) -> Result<Self> {
-        let velocity = groups.iter().map(|group| group.var.zeros_like()).collect::<Result<_>>()?;
-        Ok(Self { momentum, weight_decay, velocity })
+        let rule = Rule { momentum, weight_decay, nesterov: false };
+        Ok(Self { rule, velocity: at_rest(groups)? })
     }
 
-    /// Takes one step: moves the velocities, then the groups' variables, in place.
+    /// The same with Nesterov's momentum, which must be above 0.
+    ///
+    /// # Errors
+    /// If the momentum is not, or a velocity cannot be allocated.
+    pub fn nesterov(groups: &[ParameterGroup], momentum: f64, weight_decay: f64) -> Result<Self> {
+        if momentum.is_nan() || momentum <= 0.0 {
+            bail!("sgd: Nesterov's momentum must be above 0, got {momentum}");
+        }
+        let rule = Rule { momentum, weight_decay, nesterov: true };
+        Ok(Self { rule, velocity: at_rest(groups)? })
+    }
+
+    /// Takes one step: moves the velocities and the groups' variables, in place.
     ///
     /// # Errors
     /// If groups and gradients are not those of [`Self::new`] in number, shape and dtype.
@@ -44,11 +66,9 @@ impl Sgd {
         gradients: &[Tensor],
         learning_rate: f64,
     ) -> Result<()> {
-        let theta: Vec<Tensor> = groups.iter().map(|group| group.var.as_tensor().clone()).collect();
-        check_shapes("sgd", &theta, gradients, &self.velocity)?;
-        for ((theta, gradient), velocity) in theta.iter().zip(gradients).zip(&self.velocity) {
-            velocity.inplace_op3(&gradient.contiguous()?, theta, &self.rule())?;
-            theta.inplace_op2(velocity, &Descend { learning_rate })?;
+        let theta = checked("sgd", groups, gradients, &self.velocity)?;
+        for ((x, gradient), velocity) in theta.iter().zip(gradients).zip(&self.velocity) {
+            for_dtype_of!(x, "sgd", step(x, gradient, velocity, self.rule, learning_rate))?;
         }
         Ok(())
     }
@@ -56,7 +76,8 @@ impl Sgd {
     /// Where a step from `theta` would lead, as fresh variables; changes nothing.
     ///
     /// ```text
-    /// θ′ = θ − l (μ V + g + λ θ)
+    /// θ′ = θ − l (μ V + g + ω θ)                        classical
+    /// θ′ = θ − l (g′ + μ (μ V + g′)),  g′ = g + ω θ     Nesterov
     /// ```
     /// `velocity` holds V of the groups that theta is made of, a part of
     /// [`Self::velocity`]: the meta loss need not depend on all of them.
@@ -70,13 +91,23 @@ impl Sgd {
         velocity: &[Tensor],
         learning_rate: f64,
     ) -> Result<Vec<Tensor>> {
-        check_shapes("virtual_step", theta, gradients, velocity)?;
-        theta
-            .iter()
-            .zip(gradients)
-            .zip(velocity)
-            .map(|((x, g), v)| descended(x, g, v, &self.rule(), learning_rate))
-            .collect()
+        check_shapes("virtual_step", "gradients", theta, gradients)?;
+        check_shapes("virtual_step", "velocities", theta, velocity)?;
+        let moved = |((x, g), v): ((&Tensor, &Tensor), &Tensor)| {
+            for_dtype_of!(x, "virtual_step", descended(x, g, v, self.rule, learning_rate))
+        };
+        theta.iter().zip(gradients).zip(velocity).map(moved).collect()
+    }
+
+    /// How much of g is in the virtual step: ∂θ′/∂g = −l · factor.
+    ///
+    /// 1 for classical momentum, 1 + μ for Nesterov's. The hypergradient's
+    /// second-order term carries it.
+    pub fn virtual_gradient_factor(&self) -> f64 {
+        match self.rule.nesterov {
+            true => 1.0 + self.rule.momentum,
+            false => 1.0,
+        }
     }
 
     /// V, a tensor for each group. The next step changes it in place: copy what
@@ -90,34 +121,72 @@ impl Sgd {
     /// # Errors
     /// If they are not those of [`Self::new`] in number and shape.
     pub fn set_velocity(&mut self, velocity: &[Tensor]) -> Result<()> {
-        check_shapes("set_velocity", &self.velocity, velocity, velocity)?;
+        check_shapes("set_velocity", "velocities", &self.velocity, velocity)?;
         // Copied, so that no step reaches into the caller's tensors.
-        self.velocity = velocity.iter().map(Tensor::copy).collect::<Result<_>>()?;
+        self.velocity = copied(velocity)?;
         Ok(())
     }
 
-    fn rule(&self) -> UpdateVelocity {
-        UpdateVelocity { momentum: self.momentum, weight_decay: self.weight_decay }
+    /// What it remembers, copied: V as `velocity`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn state(&self) -> Result<OptimizerState> {
+        OptimizerState::of(0, &[("velocity", &self.velocity)])
+    }
+
+    /// Goes on from what [`Self::state`] gave.
+    ///
+    /// # Errors
+    /// If names, shapes or types are not this optimiser's.
+    pub fn set_state(&mut self, state: &OptimizerState) -> Result<()> {
+        let [velocity] = state.take("sgd", ["velocity"], &self.velocity)?;
+        self.velocity = velocity;
+        Ok(())
     }
 }
 
-fn check_shapes(
-    operation: &str,
-    theta: &[Tensor],
-    gradients: &[Tensor],
-    velocity: &[Tensor],
-) -> Result<()> {
-    let shapes = |tensors: &[Tensor]| tensors.iter().map(|t| t.dims().to_vec()).collect::<Vec<_>>();
-    let expected = shapes(theta);
-    for got in [shapes(gradients), shapes(velocity)] {
-        if got != expected {
-            bail!(
-                "{operation}: gradients and velocities must have the parameters' shapes, \
-                 expected {expected:?}, got {got:?}"
-            );
+impl Rule {
+    /// (V, g, θ) to the next V and the direction of descent, in PyTorch's order of operations.
+    fn function<T: Real>(self) -> impl Fn(T, T, T) -> (T, T) + Sync + Send + Copy {
+        let (momentum, decay) = (T::from_f64(self.momentum), T::from_f64(self.weight_decay));
+        move |velocity, gradient, x| {
+            let decayed = gradient + decay * x;
+            let velocity = momentum * velocity + decayed;
+            match self.nesterov {
+                true => (velocity, decayed + momentum * velocity),
+                false => (velocity, velocity),
+            }
         }
     }
-    Ok(())
+}
+
+fn step<T: Real>(
+    x: &Tensor,
+    gradient: &Tensor,
+    velocity: &Tensor,
+    rule: Rule,
+    learning_rate: f64,
+) -> Result<()> {
+    let (rule, learning_rate) = (rule.function::<T>(), T::from_f64(learning_rate));
+    with_one_state(x, gradient, velocity, |x, g, v| {
+        update_one_state(x, g, v, |x, g, v| {
+            let direction;
+            (*v, direction) = rule(*v, g, *x);
+            *x -= learning_rate * direction;
+        });
+    })
+}
+
+fn descended<T: Real>(
+    x: &Tensor,
+    gradient: &Tensor,
+    velocity: &Tensor,
+    rule: Rule,
+    learning_rate: f64,
+) -> Result<Tensor> {
+    let (rule, learning_rate) = (rule.function::<T>(), T::from_f64(learning_rate));
+    mapped(x, gradient, velocity, |x, g, v| x - learning_rate * rule(v, g, x).1)
 }
 
 #[cfg(test)]
@@ -136,6 +205,8 @@ mod tests {
         };
         sizes.iter().enumerate().map(group).collect()
     }
+
+    type New = fn(&[ParameterGroup], f64, f64) -> Result<Sgd>;
 
     /// Gradient of Σ x⁴/4 − x, so that the path is not a geometric series.
     fn gradients(groups: &[ParameterGroup]) -> Result<Vec<Tensor>> {
@@ -197,20 +268,23 @@ mod tests {
     #[test]
     fn the_virtual_step_leads_where_the_step_does_and_changes_nothing() -> Result<()> {
         for dtype in [DType::F32, DType::F64] {
-            let groups = groups(dtype, &[3, 40_000])?;
-            let mut sgd = Sgd::new(&groups, 0.9, 5e-4)?;
-            sgd.step(&groups, &gradients(&groups)?, 0.1)?;
-            let g = gradients(&groups)?;
-            let theta: Vec<Tensor> = groups.iter().map(|group| group.tensor().clone()).collect();
-            let before = (numbers(&theta[1])?, numbers(&sgd.velocity()[1])?);
+            for new in [Sgd::new, Sgd::nesterov] {
+                let groups = groups(dtype, &[3, 40_000])?;
+                let mut sgd = new(&groups, 0.9, 5e-4)?;
+                sgd.step(&groups, &gradients(&groups)?, 0.1)?;
+                let g = gradients(&groups)?;
+                let theta: Vec<Tensor> =
+                    groups.iter().map(|group| group.tensor().clone()).collect();
+                let before = (numbers(&theta[1])?, numbers(&sgd.velocity()[1])?);
 
-            let virtual_theta = sgd.virtual_step(&theta, &g, sgd.velocity(), 0.1)?;
-            assert_eq!(before, (numbers(&theta[1])?, numbers(&sgd.velocity()[1])?));
-            assert!(virtual_theta.iter().all(Tensor::is_variable));
+                let virtual_theta = sgd.virtual_step(&theta, &g, sgd.velocity(), 0.1)?;
+                assert_eq!(before, (numbers(&theta[1])?, numbers(&sgd.velocity()[1])?));
+                assert!(virtual_theta.iter().all(Tensor::is_variable));
 
-            sgd.step(&groups, &g, 0.1)?;
-            for (virtual_theta, group) in virtual_theta.iter().zip(&groups) {
-                assert_eq!(numbers(virtual_theta)?, numbers(&group.var)?);
+                sgd.step(&groups, &g, 0.1)?;
+                for (virtual_theta, group) in virtual_theta.iter().zip(&groups) {
+                    assert_eq!(numbers(virtual_theta)?, numbers(&group.var)?);
+                }
             }
         }
         Ok(())
@@ -243,6 +317,32 @@ mod tests {
         assert_eq!(numbers(&straight[0].var)?, numbers(&resumed[0].var)?);
         // The restored optimiser must not reach into the tensors it was given.
         assert_ne!(numbers(&first.velocity()[0])?, numbers(&second.velocity()[0])?);
+        Ok(())
+    }
+
+    #[test]
+    fn the_virtual_step_moves_with_the_gradient_by_its_factor() -> Result<()> {
+        for (new, factor) in [(Sgd::new as New, 1.0), (Sgd::nesterov, 1.75)] {
+            let groups = groups(DType::F64, &[4])?;
+            let mut sgd = new(&groups, 0.75, 1e-2)?;
+            sgd.step(&groups, &gradients(&groups)?, 0.1)?;
+            assert_eq!(sgd.virtual_gradient_factor(), factor);
+
+            let theta = [groups[0].tensor().clone()];
+            let g = gradients(&groups)?;
+            let further = [(&g[0] + 1.0)?];
+            let lead = |g: &[Tensor]| sgd.virtual_step(&theta, g, sgd.velocity(), 0.1);
+            let moved = numbers(&(&lead(&further)?[0] - &lead(&g)?[0])?)?;
+            assert!(moved.iter().all(|moved| (moved + 0.1 * factor).abs() < 1e-15), "{moved:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nesterov_without_momentum_is_refused() -> Result<()> {
+        let groups = groups(DType::F32, &[3])?;
+        assert!(Sgd::nesterov(&groups, 0.0, 0.0).is_err());
+        assert!(Sgd::nesterov(&groups, f64::NAN, 0.0).is_err());
         Ok(())
     }
 
