@@ -28,6 +28,8 @@ pub enum Purpose {
     Evaluation = 5,
     /// Inputs of tests, benchmarks and examples.
     Test = 6,
+    /// What a queue of embeddings holds before the first batch.
+    SupportQueue = 7,
 }
 
 /// Names one stream of random numbers.
