@@ -6,7 +6,7 @@
 use candle_core::Result;
 use metamask_ops::{Differentiable, standardize};
 
-use crate::matching_dims2;
+use crate::compared_dims2;
 
 /// Redundancy-reduction loss: matching dimensions agree, different ones decorrelate.
 ///
@@ -26,7 +26,7 @@ use crate::matching_dims2;
 /// the released Barlow Twins code divides by N. So two identical views have
 /// Cₖₖ = (N−1)/N.
 pub fn barlow_twins<T: Differentiable>(z_a: &T, z_b: &T, lambda: f64) -> Result<T> {
-    let (batch, _) = matching_dims2("barlow_twins", z_a.value(), z_b.value())?;
+    let (batch, _) = compared_dims2("barlow_twins", z_a.value(), z_b.value())?;
     let (z_a, z_b) = (standardize(z_a)?, standardize(z_b)?); // [N, D]
     let per_sample = 1.0 / batch as f64;
 
@@ -44,8 +44,8 @@ mod tests {
 
     use super::*;
     use crate::reference::{
-        Embeddings, Matrix, Slope, check_against_reference, check_shape_errors, check_tangents,
-        normal, value_of,
+        Embeddings, Matrix, Slope, check_against_reference, check_one_sample_is_refused,
+        check_shape_errors, check_tangents, normal, value_of,
     };
 
     const LAMBDA: f64 = 5e-3;
@@ -137,5 +137,6 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_named() {
         check_shape_errors("barlow_twins", |a, b| barlow_twins(a, b, LAMBDA));
+        check_one_sample_is_refused("barlow_twins", |a, b| barlow_twins(a, b, LAMBDA));
     }
 }

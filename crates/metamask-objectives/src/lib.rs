@@ -5,11 +5,23 @@
 //! [`metamask_ops::Differentiable`]: on Candle tensors it is an ordinary loss,
 //! on duals it carries its directional derivative along, which the mask's
 //! hypergradient needs.
+//!
+//! | method | objective | with |
+//! |---|---|---|
+//! | SimCLR | [`nt_xent`] | |
+//! | Barlow Twins | [`barlow_twins`] | |
+//! | DCL (debiased) | [`debiased_nt_xent`] | |
+//!
+//! Settings (temperatures and the like) are trusted: whoever reads them from a
+//! user checks them against the ranges given here.
 
 mod barlow_twins;
+mod debiased_nt_xent;
 mod nt_xent;
+mod similarity;
 
 pub use barlow_twins::barlow_twins;
+pub use debiased_nt_xent::debiased_nt_xent;
 pub use nt_xent::{nt_xent, nt_xent_chance_level};
 
 use candle_core::{Result, Tensor, bail};
@@ -24,6 +36,15 @@ fn matching_dims2(operation: &str, z_a: &Tensor, z_b: &Tensor) -> Result<(usize,
         );
     }
     let (batch, dim) = z_a.dims2()?;
+    if batch == 0 {
+        bail!("{operation}: a mean needs a sample, expected batch >= 1, got 0");
+    }
+    Ok((batch, dim))
+}
+
+/// [`matching_dims2`] where samples are compared with each other.
+fn compared_dims2(operation: &str, z_a: &Tensor, z_b: &Tensor) -> Result<(usize, usize)> {
+    let (batch, dim) = matching_dims2(operation, z_a, z_b)?;
     if batch < 2 {
         bail!(
             "{operation}: samples are compared within the batch, expected batch >= 2, got {batch}"

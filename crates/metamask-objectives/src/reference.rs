@@ -33,6 +33,9 @@ impl Slope {
     pub fn ln(self) -> Self {
         Self { value: self.value.ln(), slope: self.slope / self.value }
     }
+    pub fn max(self, other: Self) -> Self {
+        if self.value > other.value { self } else { other }
+    }
 }
 
 impl From<f64> for Slope {
@@ -74,6 +77,23 @@ impl Sum for Slope {
     }
 }
 
+/// z / max(‖z‖, 1e-12)
+pub fn unit(z: &[Slope]) -> Vec<Slope> {
+    let squared: Slope = z.iter().map(|&x| x * x).sum();
+    let norm = if squared.value > 1e-24 { squared.sqrt() } else { 1e-12.into() };
+    z.iter().map(|&x| x / norm).collect()
+}
+
+/// ⟨u, v⟩ of two unit vectors.
+pub fn cosine(u: &[Slope], v: &[Slope]) -> Slope {
+    u.iter().zip(v).map(|(&x, &y)| x * y).sum()
+}
+
+/// The largest value, as a number that does not vary.
+pub fn largest(values: &[Slope]) -> Slope {
+    values.iter().fold(f64::NEG_INFINITY, |max, s| max.max(s.value)).into()
+}
+
 /// Two views' embeddings of a kind.
 #[derive(Clone, Copy, Debug)]
 pub enum Embeddings {
@@ -95,11 +115,15 @@ impl Embeddings {
 
     /// The views, f64.
     pub fn views(self) -> Result<(Tensor, Tensor)> {
-        let odd = || Ok((normal(&[7, 5], 0)?, normal(&[7, 5], 1)?));
+        self.pair(0)
+    }
+
+    fn pair(self, sample: u32) -> Result<(Tensor, Tensor)> {
+        let odd = || Ok((normal(&[7, 5], sample)?, normal(&[7, 5], sample + 1)?));
         match self {
             Self::OddBatch => odd(),
-            Self::BatchOfTwo => Ok((normal(&[2, 5], 0)?, normal(&[2, 5], 1)?)),
-            Self::IdenticalViews => Ok((normal(&[7, 5], 0)?, normal(&[7, 5], 0)?)),
+            Self::BatchOfTwo => Ok((normal(&[2, 5], sample)?, normal(&[2, 5], sample + 1)?)),
+            Self::IdenticalViews => Ok((normal(&[7, 5], sample)?, normal(&[7, 5], sample)?)),
             Self::ZeroVectors => {
                 let (a, b) = odd()?;
                 let mut keep = [1f64; 7];
@@ -178,7 +202,7 @@ pub fn check_against_reference(
 }
 
 /// A matrix as rows of constants.
-fn rows(matrix: &Tensor) -> Result<Matrix> {
+pub fn rows(matrix: &Tensor) -> Result<Matrix> {
     let rows = matrix.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     Ok(rows.into_iter().map(|row| row.into_iter().map(Slope::from).collect()).collect())
 }
@@ -214,16 +238,67 @@ pub fn check_tangents(objective: impl Fn(&Dual, &Dual) -> Result<Dual>) -> Resul
     Ok(())
 }
 
+/// Two objectives that are one function: in value, gradients, tangent along a
+/// random direction and the gradients of that tangent, in f64, on every case.
+pub fn check_same(
+    left: impl Fn(&Dual, &Dual) -> Result<Dual>,
+    right: impl Fn(&Dual, &Dual) -> Result<Dual>,
+) -> Result<()> {
+    // The rounding of two different orders of operations.
+    const TOLERANCE: f64 = 1e-10;
+    for case in Embeddings::CASES {
+        let (a, b) = case.views()?;
+        let directions = [normal(a.dims(), 8)?, normal(b.dims(), 9)?];
+        let derivatives = |objective: &dyn Fn(&Dual, &Dual) -> Result<Dual>| {
+            let vars = [Var::from_tensor(&a)?, Var::from_tensor(&b)?];
+            let [a, b] = [0, 1]
+                .map(|view| Dual::new(vars[view].as_tensor().clone(), directions[view].clone()));
+            let dual = objective(&a, &b)?;
+            let mut all = Vec::new();
+            for scalar in [dual.value.clone(), dual.tangent_or_zeros()?] {
+                let mut gradients = scalar.backward()?;
+                let [a, b] = [0, 1].map(|view| gradients.remove(&vars[view]).expect("a variable"));
+                all.extend([scalar.reshape(1)?, Tensor::cat(&[a, b], 0)?]);
+            }
+            Result::Ok(all)
+        };
+        let names = ["value", "gradient", "tangent", "second derivative"];
+        let pairs = derivatives(&left)?.into_iter().zip(derivatives(&right)?);
+        for (name, (left, right)) in names.iter().zip(pairs) {
+            let size = |x: &Tensor| value_of(&x.abs()?.flatten_all()?.max(0)?);
+            let error = size(&(left - &right)?)? / size(&right)?;
+            assert!(error < TOLERANCE, "{case:?}: {name}, relative error {error:e}");
+        }
+    }
+    Ok(())
+}
+
 /// The messages of an objective given shapes that do not fit.
 pub fn check_shape_errors(name: &str, objective: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
-    let z = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
     let cases: [(&[usize], &[usize], &str); 3] = [
         (&[4, 3], &[4, 2], "views must have one shape [batch, dim], expected [4, 3], got [4, 2]"),
         (&[4], &[4], "views must have one shape [batch, dim], expected [4], got [4]"),
-        (&[1, 3], &[1, 3], "samples are compared within the batch, expected batch >= 2, got 1"),
+        (&[0, 3], &[0, 3], "a mean needs a sample, expected batch >= 1, got 0"),
     ];
     for (a, b, message) in cases {
-        let error = objective(&z(a), &z(b)).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{name}: {message}")), "{error}");
+        check_message(name, objective(&ones(a), &ones(b)), message);
     }
+}
+
+/// The message of an objective that compares samples and is given only one.
+pub fn check_one_sample_is_refused(
+    name: &str,
+    objective: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+) {
+    let message = "samples are compared within the batch, expected batch >= 2, got 1";
+    check_message(name, objective(&ones(&[1, 3]), &ones(&[1, 3])), message);
+}
+
+fn ones(shape: &[usize]) -> Tensor {
+    Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn check_message(name: &str, result: Result<Tensor>, message: &str) {
+    let error = result.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{name}: {message}")), "{error}");
 }
