@@ -11,17 +11,20 @@
 //! | SimCLR | [`nt_xent`] | |
 //! | Barlow Twins | [`barlow_twins`] | |
 //! | DCL (debiased) | [`debiased_nt_xent`] | |
+//! | HCL | [`hard_negative_nt_xent`] | [`annealed_beta`], if wanted |
 //!
 //! Settings (temperatures and the like) are trusted: whoever reads them from a
 //! user checks them against the ranges given here.
 
 mod barlow_twins;
 mod debiased_nt_xent;
+mod hard_negative_nt_xent;
 mod nt_xent;
 mod similarity;
 
 pub use barlow_twins::barlow_twins;
 pub use debiased_nt_xent::debiased_nt_xent;
+pub use hard_negative_nt_xent::{annealed_beta, hard_negative_nt_xent};
 pub use nt_xent::{nt_xent, nt_xent_chance_level};
 
 use candle_core::{Result, Tensor, bail};
