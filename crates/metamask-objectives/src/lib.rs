@@ -17,14 +17,18 @@
 //! user checks them against the ranges given here.
 
 mod barlow_twins;
+mod byol;
 mod debiased_nt_xent;
 mod hard_negative_nt_xent;
+mod nnclr;
 mod nt_xent;
 mod similarity;
 
 pub use barlow_twins::barlow_twins;
+pub use byol::byol_cosine;
 pub use debiased_nt_xent::debiased_nt_xent;
 pub use hard_negative_nt_xent::{annealed_beta, hard_negative_nt_xent};
+pub use nnclr::{nearest_neighbour_nt_xent, nnclr_chance_level};
 pub use nt_xent::{nt_xent, nt_xent_chance_level};
 
 use candle_core::{Result, Tensor, bail};
@@ -54,6 +58,20 @@ fn compared_dims2(operation: &str, z_a: &Tensor, z_b: &Tensor) -> Result<(usize,
         );
     }
     Ok((batch, dim))
+}
+
+/// What predictions are held against, which must have their shape.
+fn check_constants(operation: &str, what: &str, p: &Tensor, constants: [&Tensor; 2]) -> Result<()> {
+    for constant in constants {
+        if constant.dims() != p.dims() {
+            bail!(
+                "{operation}: {what} must have the predictions' shape, expected {:?}, got {:?}",
+                p.dims(),
+                constant.dims()
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

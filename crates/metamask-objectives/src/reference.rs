@@ -118,6 +118,12 @@ impl Embeddings {
         self.pair(0)
     }
 
+    /// What objectives with constants hold the views against: another pair of
+    /// the same kind, f64.
+    pub fn targets(self) -> Result<(Tensor, Tensor)> {
+        self.pair(2)
+    }
+
     fn pair(self, sample: u32) -> Result<(Tensor, Tensor)> {
         let odd = || Ok((normal(&[7, 5], sample)?, normal(&[7, 5], sample + 1)?));
         match self {
@@ -292,6 +298,18 @@ pub fn check_one_sample_is_refused(
 ) {
     let message = "samples are compared within the batch, expected batch >= 2, got 1";
     check_message(name, objective(&ones(&[1, 3]), &ones(&[1, 3])), message);
+}
+
+/// The message of an objective whose constants are not of the predictions' shape.
+pub fn check_constants_errors(
+    name: &str,
+    what: &str,
+    objective: impl Fn(&Tensor, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+) {
+    let (p, other) = (ones(&[4, 3]), ones(&[4, 2]));
+    let message = format!("{what} must have the predictions' shape, expected [4, 3], got [4, 2]");
+    check_message(name, objective(&p, &p, &other, &p), &message);
+    check_message(name, objective(&p, &p, &p, &other), &message);
 }
 
 fn ones(shape: &[usize]) -> Tensor {
