@@ -12,6 +12,7 @@
 //! | Barlow Twins | [`barlow_twins`] | |
 //! | DCL (debiased) | [`debiased_nt_xent`] | |
 //! | HCL | [`hard_negative_nt_xent`] | [`annealed_beta`], if wanted |
+//! | NNCLR | [`nearest_neighbour_nt_xent`] | a [`SupportQueue`] |
 //!
 //! Settings (temperatures and the like) are trusted: whoever reads them from a
 //! user checks them against the ranges given here.
@@ -23,6 +24,7 @@ mod hard_negative_nt_xent;
 mod nnclr;
 mod nt_xent;
 mod similarity;
+mod support_queue;
 
 pub use barlow_twins::barlow_twins;
 pub use byol::byol_cosine;
@@ -30,6 +32,7 @@ pub use debiased_nt_xent::debiased_nt_xent;
 pub use hard_negative_nt_xent::{annealed_beta, hard_negative_nt_xent};
 pub use nnclr::{nearest_neighbour_nt_xent, nnclr_chance_level};
 pub use nt_xent::{nt_xent, nt_xent_chance_level};
+pub use support_queue::SupportQueue;
 
 use candle_core::{Result, Tensor, bail};
 
