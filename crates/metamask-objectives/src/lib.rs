@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | SimCLR | [`nt_xent`] | |
 //! | Barlow Twins | [`barlow_twins`] | |
+//! | BYOL | [`byol_cosine`] | a target network: [`target_parameters`], [`ema_momentum`], [`ema_update`] |
 //! | DCL (debiased) | [`debiased_nt_xent`] | |
 //! | HCL | [`hard_negative_nt_xent`] | [`annealed_beta`], if wanted |
 //! | NNCLR | [`nearest_neighbour_nt_xent`] | a [`SupportQueue`] |
@@ -25,6 +26,7 @@ mod nnclr;
 mod nt_xent;
 mod similarity;
 mod support_queue;
+mod target_network;
 
 pub use barlow_twins::barlow_twins;
 pub use byol::byol_cosine;
@@ -33,6 +35,7 @@ pub use hard_negative_nt_xent::{annealed_beta, hard_negative_nt_xent};
 pub use nnclr::{nearest_neighbour_nt_xent, nnclr_chance_level};
 pub use nt_xent::{nt_xent, nt_xent_chance_level};
 pub use support_queue::SupportQueue;
+pub use target_network::{ema_momentum, ema_update, target_parameters};
 
 use candle_core::{Result, Tensor, bail};
 
