@@ -2,7 +2,7 @@
 //!
 //! [`Sgd`], [`Lars`], [`Adam`] and [`AdamW`] move parameter groups in place, in
 //! one pass over the numbers; [`Optimizer`] is any of them, by configuration,
-//! with its state for a checkpoint. [`Schedule`] gives the learning rate.
+//! with its state for a checkpoint. [`ScheduleConfig`] gives the learning rate.
 //!
 //! Works on tensors, numbers and closures: nothing here knows of encoders,
 //! objectives, layouts or files. The algorithm that composes these pieces with
@@ -29,6 +29,6 @@ pub use hypergradient::{
 pub use lars::{Lars, LarsClipping, LarsConfig};
 pub use mask::{DimensionMask, MaskForm};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-pub use schedule::Schedule;
+pub use schedule::{Progress, Schedule, ScheduleConfig, Stepping, linear_scaling};
 pub use sgd::Sgd;
 pub use state::OptimizerState;
