@@ -408,8 +408,22 @@ mod tests {
     fn shapes_and_multiply_adds_follow_the_input() -> Result<()> {
         let network = residual_block()?;
         assert_eq!(network.output_shape(&[7, 9, 8, 3])?, [7, 5]);
+        assert_eq!(network.output_width(), Some(5));
         // conv1: 5 x 4 pixels of 108; conv2: the same of 144; fc: 20.
         assert_eq!(network.multiply_adds(&[2, 9, 8, 3])?, 2 * (20 * 108 + 20 * 144 + 20));
+        Ok(())
+    }
+
+    #[test]
+    fn only_vectors_of_known_size_have_an_output_width() -> Result<()> {
+        let width = |mut b: NetworkBuilder, flatten: bool| {
+            let x = b.conv2d("conv", b.input(), CONV);
+            let x = if flatten { b.flatten(x) } else { x };
+            Ok::<_, Error>(b.finish(x)?.output_width())
+        };
+        assert_eq!(width(Network::builder(3), false)?, None);
+        assert_eq!(width(Network::builder(3), true)?, None);
+        assert_eq!(width(Network::builder_for_size(8, 6, 3), true)?, Some(4 * 3 * 4));
         Ok(())
     }
 

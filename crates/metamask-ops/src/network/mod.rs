@@ -122,6 +122,19 @@ impl Network {
         self.inner.running.last().map_or(0, |entry| entry.span.end)
     }
 
+    /// D where the result is vectors `[batch, D]` whatever the input; `None` where
+    /// it is images, or as wide as an input of unknown size.
+    pub fn output_width(&self) -> Option<usize> {
+        let mut shapes = vec![self.inner.input];
+        for layer in &self.inner.layers[1..] {
+            shapes.push(layer.infer(&shapes).expect("inferred already when it was described"));
+        }
+        match shapes[self.inner.output] {
+            Shape::Vector { width } => width,
+            Shape::Image { .. } | Shape::Unknown => None,
+        }
+    }
+
     /// The shape of the result for an input of shape `input`, batch first.
     ///
     /// # Errors
