@@ -2,9 +2,10 @@
 
     python encoders.py OUT_DIR
 
-Small residual networks and one head in f64 with random weights, written from
-He et al. 2016 (table 1) with batch normalisation from its formula; names are
-checked against torchvision's. Each file holds
+Small residual networks, the networks `conv` and `fc`, and one head in f64 with
+random weights: residual networks written from He et al. 2016 (table 1), batch
+normalisation from its formula. Names are checked against torchvision's or those
+of an nn.Sequential. Each file holds
 
     parameter.NAME, running.NAME    what goes in, in PyTorch's layout
     input, cotangent                x and u
@@ -54,7 +55,7 @@ class Pass:
         return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
 
     def linear(self, name, x):
-        return x @ self.parameters[f"{name}.weight"].T + self.parameters[f"{name}.bias"]
+        return x @ self.parameters[f"{name}.weight"].T + self.parameters.get(f"{name}.bias", 0.0)
 
 
 def resnet(p, x, depth, stem, stem_relu):
@@ -92,22 +93,58 @@ def resnet_shapes(depth, stem, width):
     return shapes
 
 
+def conv_net(p, x):
+    for layer, stride in enumerate([1, 2, 2, 2]):
+        x = p.conv(f"features.{3 * layer}", x, stride)
+        x = p.batch_norm(f"features.{3 * layer + 1}", x).relu()
+    return x.mean((2, 3))
+
+
+def fully_connected(p, x):
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    for layer in range(3):
+        x = p.linear(f"features.{3 * layer}", x)
+        x = p.batch_norm(f"features.{3 * layer + 1}", x).relu()
+    return x
+
+
+def sequential_shapes(name, *layers):
+    """An nn.Sequential's names and shapes, below the name it has in its module."""
+    return {
+        f"{name}.{key}": list(tensor.shape)
+        for key, tensor in torch.nn.Sequential(*layers).state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def conv_net_shapes(width):
+    layers, n_in = [], 3
+    for n_out in [width, 2 * width, 4 * width, 8 * width]:
+        layers += [torch.nn.Conv2d(n_in, n_out, 3, bias=False), torch.nn.BatchNorm2d(n_out), torch.nn.ReLU()]
+        n_in = n_out
+    return sequential_shapes("features", *layers)
+
+
+def fully_connected_shapes(size, widths):
+    layers, n_in = [], 3 * size * size
+    for n_out in widths:
+        layers += [torch.nn.Linear(n_in, n_out, bias=False), torch.nn.BatchNorm1d(n_out), torch.nn.ReLU()]
+        n_in = n_out
+    return sequential_shapes("features", *layers)
+
+
 def head(p, x):
     x = p.batch_norm("head.1", p.linear("head.0", x)).relu()
     x = p.batch_norm("head.4", p.linear("head.3", x)).relu()
     return p.batch_norm("head.7", p.linear("head.6", x))
 
 
-HEAD = torch.nn.Sequential(
+HEAD_SHAPES = sequential_shapes(
+    "head",
     torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.ReLU(),
     torch.nn.Linear(7, 6), torch.nn.BatchNorm1d(6), torch.nn.ReLU(),
     torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4),
 )  # fmt: skip
-HEAD_SHAPES = {
-    f"head.{name}": list(tensor.shape)
-    for name, tensor in HEAD.state_dict().items()
-    if not name.endswith("num_batches_tracked")
-}
 
 
 def write(path, function, shapes, input_shape, seed):
@@ -174,6 +211,8 @@ def main(out_dir):
             input_shape,
             seed,
         )
+    write(out / "conv.safetensors", conv_net, conv_net_shapes(3), (3, 3, 14, 13), 5)
+    write(out / "fc.safetensors", fully_connected, fully_connected_shapes(5, [8, 7, 6]), (9, 3, 5, 5), 6)
     write(out / "head.safetensors", head, HEAD_SHAPES, (9, 5), 4)
 
 

@@ -2,13 +2,26 @@
 //!
 //! Images come in NHWC. Parameters are passed in, not looked up: a pass at the
 //! virtual step's weights is the same call with other tensors.
+//!
+//! Backbones: [`ResNet`], [`ConvNet`], [`FullyConnected`], by configuration
+//! [`EncoderConfig`]. One of your own is an [`Encoder`]: as a graph of layers a
+//! [`GraphEncoder`], with an exact tangent; as anything else your own
+//! implementation.
 
 mod batch_norm;
+mod config;
+mod conv_net;
+mod fully_connected;
+mod graph;
 mod initialisation;
 mod mlp;
 mod resnet;
 
 use candle_core::{Result, Tensor, bail};
+pub use config::{Architecture, EncoderConfig};
+pub use conv_net::{ConvNet, ConvNetConfig};
+pub use fully_connected::{FullyConnected, FullyConnectedConfig};
+pub use graph::GraphEncoder;
 pub use initialisation::{initial_parameters, initial_running_statistics};
 pub use metamask_ops::BatchStats;
 use metamask_ops::{Linearized, ParameterGroup};
@@ -16,6 +29,9 @@ pub use mlp::{Mlp, MlpConfig};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 
 /// A backbone: views in, features out.
+///
+/// Everything else asks of an encoder only what is here, so one of your own
+/// plugs in by implementing it.
 pub trait Encoder: Send + Sync {
     /// D, the width of the features.
     fn feature_dim(&self) -> usize;
@@ -23,11 +39,15 @@ pub trait Encoder: Send + Sync {
     /// The trained parameters.
     fn parameters(&self) -> &[ParameterGroup];
 
-    /// The running statistics of its batch normalisations.
+    /// The running statistics of its batch normalisations; empty if it has none.
     fn running_statistics(&self) -> &[ParameterGroup];
 
     /// Features `[batch, D]` of `views` `[batch, height, width, channels]` under
     /// the parameters `theta`, one tensor for each group of [`Self::parameters`].
+    ///
+    /// Must go by `theta` alone, which need not be the encoder's own variables,
+    /// and must move running statistics only under
+    /// [`BatchStats::BatchAndUpdate`].
     ///
     /// # Errors
     /// If a shape or dtype does not fit.
@@ -40,5 +60,10 @@ pub trait Encoder: Send + Sync {
     fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
         let _ = (views, theta, stats);
         bail!("linearize: this encoder brings no tangent; use the finite-difference hypergradient")
+    }
+
+    /// The number of trained numbers.
+    fn parameter_count(&self) -> usize {
+        self.parameters().iter().map(|group| group.var.elem_count()).sum()
     }
 }

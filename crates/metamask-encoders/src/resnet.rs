@@ -1,14 +1,12 @@
 //! Residual networks (He et al. 2016, arXiv:1512.03385, table 1), without the
 //! classifier, with stems for small images.
 
-use candle_core::{DType, Device, Module, Result, Tensor, Var, bail};
-use metamask_ops::{
-    BatchStats, Conv2d, Linearized, Network, NetworkBuilder, Node, ParameterGroup, Pool,
-};
+use candle_core::{DType, Device, Result, bail};
+use metamask_ops::{Conv2d, Network, NetworkBuilder, Node, Pool};
 use metamask_random::Key;
 use serde::{Deserialize, Serialize};
 
-use crate::{Encoder, initial_parameters, initial_running_statistics};
+use crate::graph::{GraphEncoder, encoder_by_graph};
 
 /// Settings of a [`ResNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,11 +52,8 @@ enum Block {
     Bottleneck,
 }
 
-/// Image channels.
-const RGB: usize = 3;
-
 /// Describes the network: the paper's table 1.
-fn network(config: &ResNetConfig) -> Result<(Network, usize)> {
+fn network(config: &ResNetConfig) -> Result<Network> {
     let (block, n_blocks) = match config.depth {
         18 => (Block::Basic, [2, 2, 2, 2]),
         34 => (Block::Basic, [3, 4, 6, 3]),
@@ -71,7 +66,7 @@ fn network(config: &ResNetConfig) -> Result<(Network, usize)> {
         bail!("resnet: width must be at least 1, got 0");
     }
 
-    let mut b = Network::builder(RGB);
+    let mut b = Network::builder(3);
     let mut x = stem(&mut b, config);
     let mut n_in = config.width;
     for (stage, n_blocks) in n_blocks.into_iter().enumerate() {
@@ -84,7 +79,7 @@ fn network(config: &ResNetConfig) -> Result<(Network, usize)> {
         }
     }
     let features = b.global_avg_pool(x);
-    Ok((b.finish(features)?, n_in))
+    b.finish(features)
 }
 
 fn stem(b: &mut NetworkBuilder, config: &ResNetConfig) -> Node {
@@ -166,7 +161,7 @@ impl Block {
 ///
 /// Parameters and running statistics bear torchvision's names
 /// (`layer2.0.downsample.0.weight` …) and lie in one flat variable each.
-/// As a [`Module`] it takes NHWC images and normalises by the running
+/// As a [`Module`](candle_core::Module) it takes NHWC images and normalises by the running
 /// statistics.
 ///
 /// ```
@@ -186,15 +181,11 @@ impl Block {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct ResNet {
-    network: Network,
-    feature_dim: usize,
-    parameters: Vec<ParameterGroup>,
-    running_statistics: Vec<ParameterGroup>,
-}
+pub struct ResNet(GraphEncoder);
 
 impl ResNet {
-    /// A network with PyTorch's default initial values ([`initial_parameters`]).
+    /// A network with PyTorch's default initial values
+    /// ([`initial_parameters`](crate::initial_parameters)).
     ///
     /// torchvision's own ResNet draws its convolutions otherwise (Kaiming
     /// normal, fan out); MetaMask's code and this take the defaults.
@@ -202,70 +193,19 @@ impl ResNet {
     /// # Errors
     /// If a setting is out of its range.
     pub fn new(config: &ResNetConfig, key: Key, dtype: DType, device: &Device) -> Result<Self> {
-        let (network, feature_dim) = network(config)?;
-        let entries = network.parameters().to_vec();
-        let var = Var::from_tensor(&initial_parameters(&entries, key, dtype, device)?)?;
-        let parameters = vec![ParameterGroup { var, entries }];
-
-        let entries = network.running_statistics().to_vec();
-        let var = Var::from_tensor(&initial_running_statistics(&entries, dtype, device)?)?;
-        let running_statistics = vec![ParameterGroup { var, entries }];
-        Ok(Self { network, feature_dim, parameters, running_statistics })
-    }
-
-    /// Features `[batch, feature_dim]` of images in Candle's usual layout,
-    /// `[batch, 3, height, width]`, under the encoder's own parameters.
-    ///
-    /// # Errors
-    /// If a shape or dtype does not fit.
-    pub fn forward_nchw(&self, images: &Tensor, stats: BatchStats) -> Result<Tensor> {
-        let views = images.permute((0, 2, 3, 1))?.contiguous()?;
-        Encoder::forward(self, &views, &[self.parameters[0].tensor().clone()], stats)
-    }
-
-    fn flat<'a>(&self, theta: &'a [Tensor]) -> Result<&'a Tensor> {
-        match theta {
-            [flat] => Ok(flat),
-            _ => bail!("resnet: parameters are one flat tensor, got {} tensors", theta.len()),
-        }
+        Ok(Self(GraphEncoder::new(network(config)?, key, dtype, device)?))
     }
 }
 
-impl Encoder for ResNet {
-    fn feature_dim(&self) -> usize {
-        self.feature_dim
-    }
-
-    fn parameters(&self) -> &[ParameterGroup] {
-        &self.parameters
-    }
-
-    fn running_statistics(&self) -> &[ParameterGroup] {
-        &self.running_statistics
-    }
-
-    fn forward(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Tensor> {
-        self.network.forward(views, self.flat(theta)?, &self.running_statistics[0].var, stats)
-    }
-
-    fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
-        self.network.linearize(views, self.flat(theta)?, &self.running_statistics[0].var, stats)
-    }
-}
-
-impl Module for ResNet {
-    /// Features of NHWC images by the running statistics; joined to autograd.
-    fn forward(&self, views: &Tensor) -> Result<Tensor> {
-        let theta = [self.parameters[0].tensor().clone()];
-        Encoder::forward(self, views, &theta, BatchStats::Running)
-    }
-}
+encoder_by_graph!(ResNet);
 
 #[cfg(test)]
 mod tests {
+    use metamask_ops::ParameterGroup;
     use metamask_random::Purpose;
 
     use super::*;
+    use crate::Encoder;
 
     fn resnet(config: &ResNetConfig) -> Result<ResNet> {
         ResNet::new(config, Key::new(0, Purpose::Initialisation), DType::F32, &Device::Cpu)
@@ -292,12 +232,13 @@ mod tests {
                 (Stem::Cifar, torchvision - cifar_saves),
                 (Stem::CifarWithPool, torchvision - cifar_saves),
             ] {
-                let (network, dim) = network(&ResNetConfig { depth, stem, ..Default::default() })?;
+                let network = network(&ResNetConfig { depth, stem, ..Default::default() })?;
                 assert_eq!(network.parameter_count(), count, "{depth} {stem:?}");
-                assert_eq!(dim, if depth < 50 { 512 } else { 2048 });
+                let dim = if depth < 50 { 512 } else { 2048 };
+                assert_eq!(network.output_width(), Some(dim));
             }
         }
-        let (network, _) = network(&ResNetConfig::default())?;
+        let network = network(&ResNetConfig::default())?;
         assert_eq!(network.parameter_count(), 11_168_832);
         Ok(())
     }
