@@ -6,11 +6,12 @@
 //! Backbones: [`ResNet`], [`ConvNet`], [`FullyConnected`], by configuration
 //! [`EncoderConfig`]. One of your own is an [`Encoder`]: as a graph of layers a
 //! [`GraphEncoder`], with an exact tangent; as anything else your own
-//! implementation.
+//! implementation, with [`FiniteDifferenceTangent`] where it brings no tangent.
 
 mod batch_norm;
 mod config;
 mod conv_net;
+mod finite_difference;
 mod fully_connected;
 mod graph;
 mod initialisation;
@@ -20,6 +21,7 @@ mod resnet;
 use candle_core::{Result, Tensor, bail};
 pub use config::{Architecture, EncoderConfig};
 pub use conv_net::{ConvNet, ConvNetConfig};
+pub use finite_difference::FiniteDifferenceTangent;
 pub use fully_connected::{FullyConnected, FullyConnectedConfig};
 pub use graph::GraphEncoder;
 pub use initialisation::{initial_parameters, initial_running_statistics};
@@ -59,11 +61,40 @@ pub trait Encoder: Send + Sync {
     /// As [`Self::forward`]; and always, for an encoder that brings no tangent.
     fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
         let _ = (views, theta, stats);
-        bail!("linearize: this encoder brings no tangent; use the finite-difference hypergradient")
+        bail!(
+            "linearize: this encoder brings no tangent; wrap it in `FiniteDifferenceTangent`, \
+             or take a hypergradient that needs none (finite-difference or first-order)"
+        )
     }
 
     /// The number of trained numbers.
     fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|group| group.var.elem_count()).sum()
+    }
+}
+
+impl<E: Encoder + ?Sized> Encoder for Box<E> {
+    fn feature_dim(&self) -> usize {
+        (**self).feature_dim()
+    }
+
+    fn parameters(&self) -> &[ParameterGroup] {
+        (**self).parameters()
+    }
+
+    fn running_statistics(&self) -> &[ParameterGroup] {
+        (**self).running_statistics()
+    }
+
+    fn forward(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Tensor> {
+        (**self).forward(views, theta, stats)
+    }
+
+    fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
+        (**self).linearize(views, theta, stats)
+    }
+
+    fn parameter_count(&self) -> usize {
+        (**self).parameter_count()
     }
 }
