@@ -71,7 +71,7 @@ pub(crate) fn checked(
 ) -> Result<Vec<Tensor>> {
     let theta: Vec<Tensor> = groups.iter().map(|group| group.tensor().clone()).collect();
     check_shapes(operation, "gradients", &theta, gradients)?;
-    check_shapes(operation, "parameters of the optimiser", &theta, state)?;
+    check_shapes(operation, "the optimiser's state", &theta, state)?;
     Ok(theta)
 }
 
