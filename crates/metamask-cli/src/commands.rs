@@ -167,8 +167,8 @@ pub(crate) fn presets(arguments: &PresetsArguments) -> anyhow::Result<()> {
 pub(crate) fn data(arguments: &DataArguments) -> anyhow::Result<()> {
     match &arguments.command {
         DataCommand::List => {
-            let line = |spec: &DatasetSpec| format!("{spec:22}{}\n", spec.description());
-            let list: String = DatasetSpec::ALL.iter().map(line).collect();
+            let line = |spec: DatasetSpec| format!("{spec:22}{}\n", spec.description());
+            let list: String = DatasetSpec::named().map(line).collect();
             print::to_stdout(&list)
         }
         DataCommand::Preview(arguments) => preview(arguments),

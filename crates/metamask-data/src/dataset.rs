@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 use crate::error::DataError;
+use crate::split::Split;
 
-/// A data set with its two splits.
+/// A data set with its splits.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// The name [`load`](crate::load) was given.
@@ -18,11 +19,47 @@ pub struct Dataset {
     pub licence: String,
     /// The images to train on, in their fixed order.
     pub train: Labelled,
+    /// Images that came without labels, of the same size; most data sets have none.
+    pub unlabelled: Option<Unlabelled>,
     /// The images to test on.
     pub test: Labelled,
 }
 
 impl Dataset {
+    /// The images of a split, for pre-training.
+    ///
+    /// It takes labelled images without their labels; this is the only way from
+    /// a data set to [`Unlabelled`], and it refuses the test images.
+    ///
+    /// # Errors
+    /// If the split is [`Split::Test`], or the data set has no unlabelled images
+    /// and the split asks for them.
+    pub fn pretraining(&self, split: Split) -> anyhow::Result<Unlabelled> {
+        let refuse = |why: &str| {
+            DataError::request(format!("pre-training on `{split}` of {}: {why}", self.name))
+        };
+        let unlabelled = || {
+            self.unlabelled.as_ref().ok_or_else(|| refuse("the data set has no unlabelled images"))
+        };
+        Ok(match split {
+            Split::Train => Unlabelled(self.train.images.clone()),
+            Split::Unlabelled => unlabelled()?.clone(),
+            Split::TrainAndUnlabelled => {
+                Unlabelled(self.train.images.followed_by(unlabelled()?.images())?)
+            }
+            Split::Test => return Err(refuse("test images are for evaluation only").into()),
+        })
+    }
+
+    /// The largest split that pre-training may see.
+    pub fn pretraining_split(&self) -> Split {
+        match (&self.unlabelled, self.train.is_empty()) {
+            (None, _) => Split::Train,
+            (Some(_), true) => Split::Unlabelled,
+            (Some(_), false) => Split::TrainAndUnlabelled,
+        }
+    }
+
     /// Replaces the test images by the last `n` training images and takes them
     /// out of the training images: hyperparameters are chosen on this cut, so
     /// that the test images stay unseen.
@@ -41,7 +78,7 @@ impl Dataset {
         );
         let test = self.train.slice(n_train - n..n_train);
         let train = self.train.slice(0..n_train - n);
-        Ok(Self { name: self.name, licence: self.licence, train, test })
+        Ok(Self { train, test, ..self })
     }
 
     /// SHA-256 over all images and labels, in lower-case hexadecimal.
@@ -49,13 +86,14 @@ impl Dataset {
     /// Two runs with one fingerprint have seen the same data.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
-        for split in [&self.train, &self.test] {
-            let images = &split.images;
+        let unlabelled = self.unlabelled.as_ref().map(|unlabelled| (unlabelled.images(), &[][..]));
+        let labelled = [&self.train, &self.test].map(|set| (&set.images, &set.labels[..]));
+        for (images, labels) in labelled.into_iter().chain(unlabelled) {
             for size in [images.len(), images.height(), images.width(), images.channels()] {
                 hash.update((size as u64).to_le_bytes());
             }
             hash.update(images.bytes());
-            for label in &split.labels {
+            for label in labels {
                 hash.update(label.to_le_bytes());
             }
         }
@@ -143,6 +181,20 @@ impl Images {
         Self { first: self.first + range.start, n: range.len(), ..self.clone() }
     }
 
+    /// These images and behind them `others`. What lies so in memory is shared,
+    /// anything else is copied.
+    ///
+    /// # Errors
+    /// If they differ in size.
+    pub fn followed_by(&self, others: &Self) -> anyhow::Result<Self> {
+        let sizes = [self, others].map(|images| (images.height, images.width));
+        ensure!(sizes[0] == sizes[1], "images: sizes must be equal, got {sizes:?}");
+        if Arc::ptr_eq(&self.bytes, &others.bytes) && self.first + self.n == others.first {
+            return Ok(Self { n: self.n + others.n, ..self.clone() });
+        }
+        Self::new([self.bytes(), others.bytes()].concat(), self.height, self.width)
+    }
+
     fn image_size(&self) -> usize {
         self.height * self.width * Self::CHANNELS
     }
@@ -175,11 +227,6 @@ impl Labelled {
     /// Number of classes, those without an image included.
     pub fn n_classes(&self) -> usize {
         self.class_names.len()
-    }
-
-    /// The images alone, for pre-training.
-    pub fn unlabelled(&self) -> Unlabelled {
-        Unlabelled(self.images.clone())
     }
 
     /// A run of the images with all that belongs to them.
@@ -331,7 +378,8 @@ mod tests {
             class_names: (0..10).map(|i| i.to_string()).collect(),
             factors: Some(Factors::new(&[RHO], (0..10u8).map(f32::from).collect())),
         };
-        Dataset { name: "ten".into(), licence: String::new(), test: train.clone(), train }
+        let (name, licence) = ("ten".into(), String::new());
+        Dataset { name, licence, test: train.clone(), unlabelled: None, train }
     }
 
     #[test]
@@ -351,6 +399,42 @@ mod tests {
             let error = ten().with_validation(n).unwrap_err();
             assert!(error.to_string().contains("expected 1 to 9"), "{error}");
         }
+    }
+
+    /// With test images 100, 101, … and unlabelled images 200, 201, ….
+    fn with_unlabelled(shared: bool) -> Dataset {
+        let images = |first: u8, n: u8| {
+            let bytes: Vec<u8> = (first..first + n).flat_map(|i| [i; 3]).collect();
+            Images::new(bytes, 1, 1).unwrap()
+        };
+        let mut dataset = ten();
+        dataset.test.images = images(100, 10);
+        dataset.unlabelled = Some(Unlabelled(images(200, 4)));
+        if shared {
+            let both = dataset.pretraining(Split::TrainAndUnlabelled).unwrap().0;
+            dataset.train.images = both.slice(0..10);
+            dataset.unlabelled = Some(Unlabelled(both.slice(10..14)));
+        }
+        dataset
+    }
+
+    #[test]
+    fn pretraining_sees_training_and_unlabelled_images_and_no_test_image() {
+        for shared in [false, true] {
+            let dataset = with_unlabelled(shared);
+            let check = |split, expected: Vec<u8>| {
+                let images = dataset.pretraining(split).unwrap();
+                let firsts: Vec<u8> = images.images().bytes().iter().copied().step_by(3).collect();
+                assert_eq!(firsts, expected, "{split}");
+            };
+            check(Split::Train, (0..10).collect());
+            check(Split::Unlabelled, (200..204).collect());
+            check(Split::TrainAndUnlabelled, (0..10).chain(200..204).collect());
+            assert!(dataset.pretraining(Split::Test).is_err());
+            assert_eq!(dataset.pretraining_split(), Split::TrainAndUnlabelled);
+        }
+        assert_eq!(ten().pretraining_split(), Split::Train);
+        assert!(ten().pretraining(Split::TrainAndUnlabelled).is_err());
     }
 
     #[test]

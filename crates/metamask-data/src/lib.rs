@@ -22,6 +22,7 @@ mod load;
 mod preview;
 mod scene;
 mod spec;
+mod split;
 
 pub use batches::{Batches, epoch_order};
 pub use dataset::{
@@ -31,7 +32,6 @@ pub use error::{DataError, Fault};
 pub use grey::GreyImages;
 pub use load::{LoadOptions, load};
 pub use preview::{Tile, contact_sheet, save_png};
-pub use scene::{
-    ConfoundedImages, ConfoundedShapes, Difficulty, Scene, SceneSpec, Split, scene_factors,
-};
+pub use scene::{ConfoundedImages, ConfoundedShapes, Difficulty, Scene, SceneSpec, scene_factors};
 pub use spec::DatasetSpec;
+pub use split::Split;

@@ -1,6 +1,7 @@
 //! The names of the data sets.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::DataError;
 
 /// Which data set to load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DatasetSpec {
     /// The embedded garments in confounded scenes.
@@ -18,63 +19,78 @@ pub enum DatasetSpec {
     GarmentsPlain,
     /// Ten shapes in confounded scenes, generated.
     Shapes,
-    /// Fashion-MNIST's own 60,000 + 10,000 garments, from its IDX files.
+    /// MNIST's 60,000 + 10,000 handwritten digits.
+    Mnist,
+    /// Fashion-MNIST's own 60,000 + 10,000 garments.
     FashionMnist,
-    /// All garments of Fashion-MNIST in confounded scenes.
-    FashionMnistScenes,
-    /// CIFAR-10's 50,000 + 10,000 photographs, from its binary files.
+    /// CIFAR-10's 50,000 + 10,000 photographs of 32×32.
     Cifar10,
+    /// CIFAR-100's 50,000 + 10,000 photographs of 32×32, fine labels.
+    Cifar100,
+    /// STL-10's 5,000 + 8,000 labelled and 100,000 unlabelled photographs of 96×96.
+    Stl10,
+    /// Tiny-ImageNet-200 (IN-200): 100,000 + 10,000 photographs of 64×64.
+    TinyImagenet,
+    /// `folder:PATH`: a folder of images.
+    Folder(PathBuf),
+    /// `scenes:NAME`: the images of another data set as objects in confounded scenes.
+    Scenes(Box<DatasetSpec>),
 }
 
-impl DatasetSpec {
-    /// Every data set, in the order of `metamask data list`.
-    pub const ALL: [Self; 6] = [
-        Self::Garments,
-        Self::GarmentsPlain,
-        Self::Shapes,
-        Self::FashionMnist,
-        Self::FashionMnistScenes,
-        Self::Cifar10,
-    ];
+/// Each data set without an argument in its name: the name, and a line for a list.
+const NAMED: [(DatasetSpec, &str, &str); 9] = [
+    (DatasetSpec::Garments, "garments", "photographs of garments in confounded scenes (embedded)"),
+    (DatasetSpec::GarmentsPlain, "garments-plain", "photographs of garments, grey (embedded)"),
+    (DatasetSpec::Shapes, "shapes", "ten shapes in confounded scenes (generated)"),
+    (DatasetSpec::Mnist, "mnist", "handwritten digits, 28 px, grey"),
+    (DatasetSpec::FashionMnist, "fashion-mnist", "photographs of garments, 28 px, grey"),
+    (DatasetSpec::Cifar10, "cifar10", "photographs of ten kinds of things, 32 px"),
+    (DatasetSpec::Cifar100, "cifar100", "photographs of a hundred kinds of things, 32 px"),
+    (DatasetSpec::Stl10, "stl10", "photographs of ten kinds of things, 96 px, most unlabelled"),
+    (
+        DatasetSpec::TinyImagenet,
+        "tiny-imagenet",
+        "photographs of 200 kinds of things, 64 px (Tiny-ImageNet-200)",
+    ),
+];
 
-    /// The name on the command line and in config files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Garments => "garments",
-            Self::GarmentsPlain => "garments-plain",
-            Self::Shapes => "shapes",
-            Self::FashionMnist => "fashion-mnist",
-            Self::FashionMnistScenes => "scenes:fashion-mnist",
-            Self::Cifar10 => "cifar10",
-        }
+const FOLDER: &str = "folder:";
+const SCENES: &str = "scenes:";
+
+impl DatasetSpec {
+    /// Every data set whose name stands for itself, in the order of `metamask data list`.
+    pub fn named() -> impl Iterator<Item = Self> {
+        NAMED.into_iter().map(|(spec, _, _)| spec)
     }
 
     /// One line for a list.
-    pub const fn description(self) -> &'static str {
+    pub fn description(&self) -> String {
         match self {
-            Self::Garments => "photographs of garments in confounded scenes (embedded)",
-            Self::GarmentsPlain => "photographs of garments, grey (embedded)",
-            Self::Shapes => "ten shapes in confounded scenes (generated)",
-            Self::FashionMnist => "the whole of Fashion-MNIST, grey (IDX files)",
-            Self::FashionMnistScenes => {
-                "the whole of Fashion-MNIST in confounded scenes (IDX files)"
-            }
-            Self::Cifar10 => "photographs of ten kinds of things (CIFAR-10's binary files)",
+            Self::Folder(path) => format!("the images in `{}`", path.display()),
+            Self::Scenes(inner) => format!("{inner} in confounded scenes"),
+            named => of(named).1.to_owned(),
         }
     }
 
     /// Whether it comes with the program; the others need files.
-    pub const fn is_embedded(self) -> bool {
-        match self {
-            Self::Garments | Self::GarmentsPlain | Self::Shapes => true,
-            Self::FashionMnist | Self::FashionMnistScenes | Self::Cifar10 => false,
-        }
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Garments | Self::GarmentsPlain | Self::Shapes)
     }
+}
+
+/// The name and the line of a spec without an argument.
+fn of(spec: &DatasetSpec) -> (&'static str, &'static str) {
+    let known = NAMED.iter().find(|(known, _, _)| known == spec);
+    known.map(|(_, name, line)| (*name, *line)).expect("every name is listed")
 }
 
 impl fmt::Display for DatasetSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        match self {
+            Self::Folder(path) => f.pad(&format!("{FOLDER}{}", path.display())),
+            Self::Scenes(inner) => f.pad(&format!("{SCENES}{inner}")),
+            named => f.pad(of(named).0),
+        }
     }
 }
 
@@ -82,8 +98,24 @@ impl FromStr for DatasetSpec {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        let known = Self::ALL.iter().find(|spec| spec.name() == name);
-        known.copied().ok_or_else(|| unknown(name))
+        if let Some(path) = name.strip_prefix(FOLDER) {
+            return match path.is_empty() {
+                false => Ok(Self::Folder(path.into())),
+                true => Err(DataError::request("data set: `folder:` needs a path".into())),
+            };
+        }
+        if let Some(inner) = name.strip_prefix(SCENES) {
+            return match inner.parse()? {
+                Self::Garments | Self::Shapes | Self::Scenes(_) => Err(DataError::request(
+                    format!("data set: `{inner}` is in scenes already, expected one that is not"),
+                )),
+                // One name for one thing.
+                Self::GarmentsPlain => Ok(Self::Garments),
+                inner => Ok(Self::Scenes(Box::new(inner))),
+            };
+        }
+        let known = NAMED.into_iter().find(|(_, known, _)| *known == name);
+        known.map(|(spec, _, _)| spec).ok_or_else(|| unknown(name))
     }
 }
 
@@ -97,19 +129,20 @@ impl TryFrom<String> for DatasetSpec {
 
 impl From<DatasetSpec> for String {
     fn from(spec: DatasetSpec) -> Self {
-        spec.name().to_owned()
+        spec.to_string()
     }
 }
 
 fn unknown(name: &str) -> DataError {
     // Damerau: a swap of two letters is one slip, not two.
-    let nearest = DatasetSpec::ALL
-        .iter()
-        .min_by_key(|spec| strsim::damerau_levenshtein(spec.name(), name))
+    let nearest = NAMED.iter().map(|(_, known, _)| *known);
+    let nearest = nearest
+        .min_by_key(|known| strsim::damerau_levenshtein(known, name))
         .expect("there are data sets");
-    let names: Vec<_> = DatasetSpec::ALL.iter().map(|spec| format!("`{spec}`")).collect();
+    let names: Vec<_> = NAMED.iter().map(|(_, known, _)| format!("`{known}`")).collect();
     DataError::request(format!(
-        "data set: unknown name, expected one of {}, got `{name}` (nearest: `{nearest}`)",
+        "data set: unknown name, expected one of {}, `folder:PATH` or `scenes:NAME`, got `{name}` \
+         (nearest: `{nearest}`)",
         names.join(", ")
     ))
 }
@@ -120,11 +153,15 @@ mod tests {
 
     #[test]
     fn names_are_read_back_as_they_are_written() {
-        for spec in DatasetSpec::ALL {
+        let with_argument =
+            ["folder:my images/a", "scenes:fashion-mnist", "scenes:cifar10", "scenes:folder:a"];
+        let with_argument = with_argument.map(|name| name.parse().unwrap());
+        for spec in DatasetSpec::named().chain(with_argument) {
             assert_eq!(spec.to_string().parse::<DatasetSpec>().unwrap(), spec);
             let json = serde_json::to_string(&spec).unwrap();
             assert_eq!(json, format!("\"{spec}\""));
             assert_eq!(serde_json::from_str::<DatasetSpec>(&json).unwrap(), spec);
+            assert!(!spec.description().is_empty());
         }
     }
 
@@ -135,6 +172,13 @@ mod tests {
             error.message.ends_with("got `fashion_minst` (nearest: `fashion-mnist`)"),
             "{error}"
         );
-        assert!("".parse::<DatasetSpec>().is_err());
+        for name in ["", "folder:", "scenes:", "scenes:shapes", "scenes:scenes:cifar10"] {
+            assert!(name.parse::<DatasetSpec>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_garments_have_one_name() {
+        assert_eq!("scenes:garments-plain".parse::<DatasetSpec>().unwrap(), DatasetSpec::Garments);
     }
 }

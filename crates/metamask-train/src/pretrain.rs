@@ -57,7 +57,8 @@ pub fn load_data(config: &Config, data_dir: Option<PathBuf>) -> anyhow::Result<D
             n => data.with_validation(n),
         })
         .map_err(Failure::from_data)?;
-    let (batch, n) = (config.training.batch_size, data.train.len());
+    let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
+    let (batch, n) = (config.training.batch_size, images.len());
     if batch > n {
         let message =
             format!("`training.batch_size`: must be at most the {n} training images, got {batch}");
@@ -156,7 +157,7 @@ fn train(
     observer: &mut dyn Observer,
 ) -> anyhow::Result<()> {
     let (epochs, batch_size) = (config.training.epochs, config.training.batch_size);
-    let images = data.train.unlabelled();
+    let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
     let steps_per_epoch = (images.len() / batch_size) as u64;
     let chance_level = nt_xent_chance_level(batch_size);
     observer.started(&Plan {

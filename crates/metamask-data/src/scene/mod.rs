@@ -27,20 +27,12 @@ use self::colour::{Rgb, hsv, luma, mix, with_luma};
 use crate::dataset::{Factor, FactorGroup, FactorKind, Factors, Images, Labelled};
 use crate::error::DataError;
 use crate::grey::GreyImages;
+use crate::split::Split;
 
 /// Rows and columns of a scene.
 pub(crate) const SIDE: usize = 32;
 const BYTES: usize = SIDE * SIDE * Images::CHANNELS;
 const MIDDLE: f32 = 0.5 * (SIDE as f32 - 1.0);
-
-/// Which of a data set's two disjoint parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// The images to learn from.
-    Train,
-    /// The images to judge by.
-    Test,
-}
 
 /// How much the scene hides the object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -32,7 +32,8 @@ section! {
     /// The images.
     Data in "data" {
         /// Data set: `garments` (embedded, in confounded scenes), `garments-plain`, `shapes`,
-        /// `fashion-mnist`, `scenes:fashion-mnist`, `cifar10`.
+        /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `stl10`, `tiny-imagenet`,
+        /// `folder:PATH`, or `scenes:NAME`, another one in confounded scenes.
         dataset: DatasetSpec = DatasetSpec::Garments, Range::Any;
         /// Training images to use, the first ones; 0 is all.
         train_images: usize = 0, Range::Any;
@@ -383,7 +384,7 @@ mod tests {
         let config = read("", &["data.dataset=shapes", "augmentation.crop_scale=[0.1, 1]"]);
         let config = config.expect("a bare word is a string, an integer a number");
         assert_eq!(
-            (config.data.dataset.name(), config.augmentation.crop_scale[0]),
+            (&config.data.dataset.to_string()[..], config.augmentation.crop_scale[0]),
             ("shapes", 0.1)
         );
     }
