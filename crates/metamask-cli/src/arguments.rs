@@ -40,7 +40,7 @@ pub(crate) enum Command {
 Examples:
   metamask pretrain
   metamask pretrain --set mask.mode=off --seed 1
-  metamask pretrain --preset cifar10-simclr-metamask --data-dir DIR
+  metamask pretrain --preset cifar10-simclr-metamask-authors --data-dir DIR
   metamask pretrain --resume                      go on with the run that was interrupted
   metamask pretrain --print-config > mine.toml    every setting, explained
   metamask pretrain --config mine.toml --out runs/mine
@@ -70,6 +70,9 @@ pub(crate) struct PretrainArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// What to do when the embeddings collapse: short for --set guard.on_collapse=WORD
+    #[arg(long, value_name = "warn|stop")]
+    pub on_collapse: Option<String>,
     /// Where to compute
     #[arg(long, value_name = "cpu|cuda:N", default_value = "cpu")]
     pub device: String,

@@ -58,6 +58,8 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<()> {
 fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Config)> {
     let mut overrides = arguments.overrides.clone();
     overrides.extend(arguments.seed.map(|seed| format!("run.seed={seed}")));
+    let on_collapse = arguments.on_collapse.as_ref();
+    overrides.extend(on_collapse.map(|word| format!("guard.on_collapse={word}")));
     let named = arguments.config.is_some() || arguments.preset.is_some();
     if let (Some(out), true, false) = (&arguments.out, arguments.resume, named) {
         // The run knows its own settings.
@@ -112,7 +114,7 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         identity: Identity { config_sha256, data_sha256: data.fingerprint() },
         keep: config.checkpoint.keep,
     };
-    let State { step, epoch } = restore_latest(&checkpoints, run, &mut learner)?;
+    let State { step, epoch } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let mut progress = Progress::new();
     let measures: Vec<Measure> = match &arguments.protocols[..] {
         [] => vec![Measure::Knn, Measure::Linear],
@@ -133,10 +135,11 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
 /// Takes a learner to the newest checkpoint of a run that verifies.
 pub(crate) fn restore_latest(
     checkpoints: &Checkpoints,
-    run: &Path,
+    (run, config): (&Path, &Config),
     learner: &mut Learner,
 ) -> anyhow::Result<State> {
-    let Some(latest) = checkpoints.latest(&learner.to_checkpoint(State::default())?)? else {
+    let like = learner.like_checkpoint(config.training.batch_size)?;
+    let Some(latest) = checkpoints.latest(&like)? else {
         let message = "has no checkpoint yet";
         return Err(Failure::at(Code::CheckpointMissing, run, message).into());
     };
@@ -156,12 +159,19 @@ fn measure_of(name: ProtocolName) -> Measure {
 
 pub(crate) fn presets(arguments: &PresetsArguments) -> anyhow::Result<()> {
     if let Some(name) = &arguments.name {
-        return print::to_stdout(Preset::named(name)?.text);
+        return print::to_stdout(&Preset::named(name)?.text);
     }
-    let width = presets::ALL.iter().map(|preset| preset.name.len()).max().unwrap_or(0);
-    let line = |preset: &Preset| format!("{:width$}  {}\n", preset.name, preset.title());
-    let list: String = presets::ALL.iter().map(line).collect();
-    print::to_stdout(&list)
+    let quickstart = Preset::named(presets::DEFAULT)?;
+    let mut text = format!("{}  {}\n\n", quickstart.name, quickstart.title());
+    text += "the cells of the paper's table, and of one that runs anywhere, are named\n\n";
+    text += "  DATA-METHOD[-metamask]-RECIPE        cifar10-byol-metamask-authors\n\n";
+    let mut line = |what: &str, words: &[&str]| {
+        text += &format!("{what:8}{}\n", words.join(", "));
+    };
+    line("DATA", &presets::DATA);
+    line("METHOD", &presets::METHODS);
+    line("RECIPE", &presets::RECIPES);
+    print::to_stdout(&text)
 }
 
 pub(crate) fn data(arguments: &DataArguments) -> anyhow::Result<()> {

@@ -48,7 +48,7 @@ fn mask(arguments: &InspectMaskArguments) -> anyhow::Result<()> {
     let checkpoints = Checkpoints::to_inspect(run.join("checkpoints"), config_sha256)?;
     let mut learner = Learner::new(&config, DType::F32)?;
     let start = values(&learner)?[0];
-    let State { step, epoch } = restore_latest(&checkpoints, run, &mut learner)?;
+    let State { step, epoch } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let values = values(&learner)?;
 
     if let Some(out) = &arguments.out {
@@ -102,10 +102,10 @@ fn protocol(config: &Config, step: u64, epoch: u64) -> String {
         false => "",
     };
     format!(
-        "SimCLR{redundancy} + MetaMask on {}, ResNet-{} of width {}, seed {}, epoch {epoch} of {}, step {step}",
+        "{}{redundancy} + MetaMask on {}, {}, seed {}, epoch {epoch} of {}, step {step}",
+        config.objective.method.title(),
         config.data.dataset,
-        config.encoder.depth,
-        config.encoder.width,
+        config.encoder.title(),
         config.run.seed,
         config.training.epochs,
     )

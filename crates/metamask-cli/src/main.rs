@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let failure = match error.downcast::<Failure>() {
                 Ok(failure) => failure,
-                Err(error) => Failure::new(Code::Io, one_line(&error)),
+                Err(error) => Failure::new(Code::Internal, one_line(&error)),
             };
             print::to_stderr(&failure.to_string());
             ExitCode::from(failure.code.exit_status())

@@ -21,7 +21,7 @@ pub(crate) struct Progress {
     is_terminal: bool,
     epochs: u64,
     batch_size: u64,
-    chance_level: f64,
+    chance_level: Option<f64>,
     started: Instant,
     steps_here: u64,
     loss: Option<f64>,
@@ -37,7 +37,7 @@ impl Progress {
             is_terminal: std::io::stderr().is_terminal(),
             epochs: 0,
             batch_size: 0,
-            chance_level: 0.0,
+            chance_level: None,
             started: Instant::now(),
             steps_here: 0,
             loss: None,
@@ -95,8 +95,8 @@ impl Observer for Progress {
     fn step(&mut self, report: &StepReport) {
         self.steps_here += 1;
         let loss = match self.loss {
-            None => report.contrastive_loss,
-            Some(loss) => loss + SMOOTHING * (report.contrastive_loss - loss),
+            None => report.base_loss,
+            Some(loss) => loss + SMOOTHING * (report.base_loss - loss),
         };
         self.loss = Some(loss);
         let Some(bar) = &self.bar else { return };
@@ -106,8 +106,8 @@ impl Observer for Progress {
         let left = steps_left as f64 * elapsed / self.steps_here as f64;
         bar.set_prefix(format!("epoch {}/{}", report.epoch, self.epochs));
         bar.set_message(format!(
-            "loss {loss:.3} (chance {:.3})  {rate:.0} images/s  {} left",
-            self.chance_level,
+            "loss {loss:.3}{}  {rate:.0} images/s  {} left",
+            chance(self.chance_level),
             duration(left)
         ));
         bar.set_position(report.step);
@@ -122,8 +122,12 @@ impl Observer for Progress {
             _ => String::new(),
         };
         self.line(&format!(
-            "epoch {}/{}  loss {:.3} (chance {:.3}){mask}  {images_per_s:.0} images/s",
-            report.epoch, self.epochs, report.contrastive_loss, report.chance_level
+            "epoch {}/{}  loss {:.3}{}{mask}  rank {:.1}  {images_per_s:.0} images/s",
+            report.epoch,
+            self.epochs,
+            report.base_loss,
+            chance(report.chance_level),
+            report.dimensions.effective_rank,
         ));
     }
 
@@ -131,6 +135,10 @@ impl Observer for Progress {
 
     fn rejected(&mut self, checkpoint: &Failure) {
         self.line(&format!("warning: {}; the one before is used", checkpoint.message));
+    }
+
+    fn warned(&mut self, warning: &str, help: &str) {
+        self.line(&format!("warning: {warning}\n  help: {help}"));
     }
 
     fn evaluating(&mut self, what: &str) {
@@ -142,6 +150,11 @@ impl Observer for Progress {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar.set_message(format!("evaluating: {what}"));
     }
+}
+
+/// What a loss is beside: where it begins for a network that knows nothing.
+fn chance(level: Option<f64>) -> String {
+    level.map_or_else(String::new, |level| format!(" (chance {level:.3})"))
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -21,12 +21,19 @@ use crate::checked_features;
 /// Departs: centred, so that a common mean does not count as a dimension.
 pub fn effective_rank(features: &Tensor) -> Result<f64> {
     let centred = centred("effective_rank", features)?;
-    let dim = centred.dim(1)?;
-    // σ² are the eigenvalues of XᵀX. Squaring loses σ below 1e-8 of the largest,
-    // which changes the entropy by less than 1e-6 a dimension.
-    let gram = centred.t()?.matmul(&centred)?.flatten_all()?.to_vec1::<f64>()?;
-    let singular: Vec<f64> =
-        symmetric_eigenvalues(gram, dim).into_iter().map(|value| value.max(0.0).sqrt()).collect();
+    let (n, dim) = centred.dims2()?;
+    // σ² are the eigenvalues of XᵀX, and but for zeros of XXᵀ: the smaller one is
+    // taken. Squaring loses σ below 1e-8 of the largest, which changes the entropy
+    // by less than 1e-6 a dimension.
+    let gram = match n < dim {
+        true => centred.matmul(&centred.t()?)?,
+        false => centred.t()?.matmul(&centred)?,
+    };
+    let gram = gram.flatten_all()?.to_vec1::<f64>()?;
+    let singular: Vec<f64> = symmetric_eigenvalues(gram, n.min(dim))
+        .into_iter()
+        .map(|value| value.max(0.0).sqrt())
+        .collect();
     let sum: f64 = singular.iter().sum();
     if sum == 0.0 {
         bail!("effective_rank: features must vary, got {} equal ones", centred.dim(0)?);

@@ -24,41 +24,59 @@ use serde::{Deserialize, Serialize};
 use crate::fused::{moved, squared_norm};
 use crate::{DimensionMask, Sgd};
 
-/// Where the virtual step starts, relative to the regular step of the iteration.
+/// Which step of the network the mask is judged by, and on which batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VirtualStep {
-    /// At the weights after the regular step, as in the authors' code.
+    /// A step from the weights after the regular step, on the same batch, as in the authors' code.
     AfterRegular,
-    /// At the weights before it, so that both share one forward pass.
+    /// A step from the weights before it, so that both share one forward pass.
     Shared,
+    /// The regular step itself, judged on the next batch, whose forward pass is
+    /// needed anyway and which the step has not seen.
+    Lookahead,
 }
 
 /// How the second-order term of the hypergradient is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hypergradient {
+    /// Not at all: G = d.
+    FirstOrder,
     /// Central difference along v with radius 0.01 / ‖v‖, as in the authors' code.
     FiniteDifference,
     /// The encoder's tangent and the head's mixed derivative; no step size.
     Exact,
 }
 
+/// What happens to the activations at θ while the pass at θ′ runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// They stay for the tangent: two sets are alive.
+    Keep,
+    /// They go and are computed again: one more forward pass, one set alive.
+    Recompute,
+}
+
 /// The authors' radius of the central difference, as ‖r v‖.
 pub const FINITE_DIFFERENCE_RADIUS: f64 = 0.01;
 
-/// ℓ: features of each view, θ_g and the mask m to the meta loss, a scalar.
+/// ℓ: features of each view, θ_g and the mask m to a loss, a scalar.
 ///
 /// It applies m to every view itself (m ⊙ h), before the head.
 pub type HeadLoss<'a> = dyn Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> + 'a;
 
-/// The meta loss L_c(θ, w) of one batch, as its parts.
+/// A loss M(θ, w) of one batch, as its parts. None of them may leave a trace:
+/// batch statistics only.
 pub struct MetaLoss<'a> {
     /// θ_f to the features of each view, `[batch, D]`, joined to autograd in θ_f.
     /// Called with variables where a gradient is wanted and with plain tensors
-    /// where not. It must leave no trace: batch statistics only.
+    /// where not.
     pub features: &'a dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>,
-    /// ℓ, which must leave no trace either.
+    /// The same with the derivative along any direction in θ_f.
+    pub linearize: &'a dyn Fn(&[Tensor]) -> Result<Vec<Linearized>>,
+    /// ℓ
     pub head: &'a HeadLoss<'a>,
     /// The mask m(w).
     pub mask: &'a DimensionMask,
@@ -74,8 +92,9 @@ pub struct Point<'a> {
     pub velocity_f: &'a [Tensor],
     /// The optimiser's velocities for [`Self::theta_g`].
     pub velocity_g: &'a [Tensor],
-    /// Features of each view at θ_f. Their tangents are asked for by
-    /// [`Hypergradient::Exact`] only. Dropped as soon as nothing needs them.
+    /// Features of each view at θ_f. Their tangents are asked for only by
+    /// [`Hypergradient::Exact`] with [`Activations::Keep`]. Dropped as soon as
+    /// nothing needs them.
     pub features: Vec<Linearized>,
 }
 
@@ -93,12 +112,33 @@ pub struct ThetaGradient {
 pub struct MetaGradient {
     /// d = ∂_w L_c(θ′, w).
     pub direct: Tensor,
-    /// −l · ∂²L_c(θ, w)/∂w∂θ · v, what the first order leaves out.
-    pub second_order: Tensor,
+    /// −l · ∂²M/∂w∂θ · v, what [`Hypergradient::FirstOrder`] leaves out.
+    pub second_order: Option<Tensor>,
     /// G = d + the second-order term.
     pub total: Tensor,
     /// L_c(θ′, w), a scalar.
     pub loss: Tensor,
+}
+
+impl MetaGradient {
+    /// G from d and M4's product p = ∂²M/∂w∂θ · v, where there is one.
+    ///
+    /// ```text
+    /// G = d − l c p
+    /// ```
+    /// `step` is l c, how far θ′ moves against the gradient of M:
+    /// c is [`Sgd::virtual_gradient_factor`], 1 unless the momentum is Nesterov's.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn new(loss: Tensor, direct: Tensor, product: Option<Tensor>, step: f64) -> Result<Self> {
+        let second_order = product.map(|product| product.affine(-step, 0.0)).transpose()?;
+        let total = match &second_order {
+            Some(second_order) => (&direct + second_order)?,
+            None => direct.clone(),
+        };
+        Ok(Self { direct, second_order, total, loss })
+    }
 }
 
 /// Steps M1 to M4: the mask's hypergradient through a virtual step from `at`.
@@ -110,7 +150,8 @@ pub struct MetaGradient {
 /// M4  G  = d − l · ∂²L_c(θ, w)/∂w∂θ · v
 /// ```
 /// μ V and λ θ do not depend on w, so G is the exact total derivative of
-/// L_c(θ′(w), w). Changes nothing: neither parameters nor velocities.
+/// L_c(θ′(w), w). Changes nothing: neither parameters nor velocities. With
+/// [`Hypergradient::FirstOrder`] G = d, and M3 ends at the head.
 ///
 /// Pass `gradient` where g is known already (when the regular loss is a multiple
 /// of L_c and shares the point): it saves one backward pass of the encoder. `at`
@@ -127,51 +168,78 @@ pub fn meta_gradient(
     gradient: Option<ThetaGradient>,
     sgd: &Sgd,
     learning_rate: f64,
-    hypergradient: Hypergradient,
+    (hypergradient, activations): (Hypergradient, Activations),
 ) -> Result<MetaGradient> {
     let Point { theta_f, theta_g, velocity_f, velocity_g, features } = at;
 
     // M1
     let gradient = match gradient {
         Some(known) => known,
-        None => theta_gradient(loss, &values(&features), theta_f, theta_g)?.1,
-    };
-    // The difference goes through the features anew, so this pass has served.
-    let features = match hypergradient {
-        Hypergradient::Exact => features,
-        Hypergradient::FiniteDifference => {
-            drop(features);
-            Vec::new()
+        None => {
+            let h: Vec<Tensor> = features.iter().map(|h| h.value.clone()).collect();
+            theta_gradient(loss, &h, theta_f, theta_g)?.1
         }
     };
+    let kept = (hypergradient == Hypergradient::Exact && activations == Activations::Keep)
+        .then_some(features);
 
     // M2
     let virtual_f = sgd.virtual_step(theta_f, &gradient.theta_f, velocity_f, learning_rate)?;
     let virtual_g = sgd.virtual_step(theta_g, &gradient.theta_g, velocity_g, learning_rate)?;
     drop(gradient);
 
-    // M3
+    // M3, M4
+    let step = learning_rate * sgd.virtual_gradient_factor();
+    if hypergradient == Hypergradient::FirstOrder {
+        let virtual_f: Vec<Tensor> = virtual_f.iter().map(Tensor::detach).collect();
+        let at_virtual = (loss.features)(&virtual_f)?;
+        let head = head_gradient(loss.head, &at_virtual, &virtual_g, loss.mask)?;
+        return MetaGradient::new(head.loss, head.w, None, step);
+    }
     let at_virtual = (loss.features)(&virtual_f)?;
     let (head, v) = theta_gradient(loss, &at_virtual, &virtual_f, &virtual_g)?;
     drop((at_virtual, virtual_f, virtual_g));
+    let product = mixed_product(loss, (theta_f, theta_g), kept, &v, hypergradient)?;
+    MetaGradient::new(head.loss, head.w, product, step)
+}
 
-    // M4
-    let product = match hypergradient {
+/// M4's product ∂²M(θ, w)/∂w∂θ · v, of the loss M that the step from θ to θ′
+/// descended; `None` where the second order is left out.
+///
+/// `kept` are the features at θ with their activations; without them
+/// [`Hypergradient::Exact`] computes them again.
+///
+/// # Errors
+/// If a closure fails.
+pub fn mixed_product(
+    loss: &MetaLoss<'_>,
+    (theta_f, theta_g): (&[Tensor], &[Tensor]),
+    kept: Option<Vec<Linearized>>,
+    v: &ThetaGradient,
+    hypergradient: Hypergradient,
+) -> Result<Option<Tensor>> {
+    match hypergradient {
+        Hypergradient::FirstOrder => Ok(None),
+        Hypergradient::FiniteDifference => {
+            drop(kept);
+            finite_difference_second_order(loss, theta_f, theta_g, v).map(Some)
+        }
         Hypergradient::Exact => {
+            let features = match kept {
+                Some(features) => features,
+                None => {
+                    let theta_f: Vec<Tensor> = theta_f.iter().map(Tensor::detach).collect();
+                    (loss.linearize)(&theta_f)?
+                }
+            };
             let tangents: Vec<Dual> = features
                 .iter()
                 .map(|h| Ok(Dual::new(h.value.detach(), h.tangent(&v.theta_f)?)))
                 .collect::<Result<_>>()?;
             drop(features);
-            exact_second_order(loss.head, &tangents, theta_g, &v.theta_g, loss.mask)?
+            exact_second_order(loss.head, &tangents, theta_g, &v.theta_g, loss.mask).map(Some)
         }
-        Hypergradient::FiniteDifference => {
-            finite_difference_second_order(loss, theta_f, theta_g, &v)?
-        }
-    };
-    let second_order = product.affine(-learning_rate, 0.0)?;
-    let total = (&head.w + &second_order)?;
-    Ok(MetaGradient { direct: head.w, second_order, total, loss: head.loss })
+    }
 }
 
 /// A head's loss and its derivatives with respect to everything that goes in.
@@ -329,10 +397,6 @@ fn take_gradient(gradients: &mut GradStore, x: &Tensor) -> Result<Tensor> {
         Some(gradient) => Ok(gradient.detach()),
         None => x.zeros_like(),
     }
-}
-
-fn values(features: &[Linearized]) -> Vec<Tensor> {
-    features.iter().map(|h| h.value.clone()).collect()
 }
 
 fn duals(variables: &[Tensor]) -> Vec<Dual> {

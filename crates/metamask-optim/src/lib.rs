@@ -22,12 +22,12 @@ mod state;
 pub use adam::{Adam, AdamConfig};
 pub use adamw::AdamW;
 pub use hypergradient::{
-    FINITE_DIFFERENCE_RADIUS, HeadGradient, HeadLoss, Hypergradient, MetaGradient, MetaLoss, Point,
-    ThetaGradient, VirtualStep, encoder_gradient, exact_second_order,
-    finite_difference_second_order, head_gradient, meta_gradient,
+    Activations, FINITE_DIFFERENCE_RADIUS, HeadGradient, HeadLoss, Hypergradient, MetaGradient,
+    MetaLoss, Point, ThetaGradient, VirtualStep, encoder_gradient, exact_second_order,
+    finite_difference_second_order, head_gradient, meta_gradient, mixed_product,
 };
 pub use lars::{Lars, LarsClipping, LarsConfig};
-pub use mask::{DimensionMask, MaskForm};
+pub use mask::{DimensionMask, MaskForm, MaskShape};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use schedule::{Progress, Schedule, ScheduleConfig, Stepping, linear_scaling};
 pub use sgd::Sgd;

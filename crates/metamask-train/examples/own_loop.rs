@@ -8,15 +8,21 @@
 use candle_core::{DType, Device, Tensor};
 use metamask_augment::{ImageBatch, Pipeline, Transform, TwoViews, two_views};
 use metamask_random::{Key, Purpose};
-use metamask_train::algorithm::{Rates, iteration};
-use metamask_train::{Config, Learner};
+use metamask_train::algorithm::iteration;
+use metamask_train::{Config, Learner, Moment};
 
 const SIDE: usize = 16;
 const BATCH: u32 = 16;
 
 fn main() -> anyhow::Result<()> {
-    let settings = ["encoder.width=8".to_owned()];
-    let mut learner = Learner::new(&Config::read("", "own_loop", &settings)?, DType::F32)?;
+    let settings = [
+        "encoder.width=8",
+        "training.epochs=10",
+        "optimizer.learning_rate=0.02",
+        "mask.learning_rate=0.1",
+    ];
+    let config = Config::read("", "own_loop", &settings.map(str::to_owned))?;
+    let mut learner = Learner::new(&config, DType::F32)?;
     let pixels = blobs(4 * BATCH);
     let images = ImageBatch::new(&pixels, SIDE, SIDE)?;
     let crop =
@@ -31,7 +37,8 @@ fn main() -> anyhow::Result<()> {
         let tensor = |view| Tensor::from_vec(view, (BATCH as usize, SIDE, SIDE, 3), &Device::Cpu);
         let views = [tensor(view_a)?, tensor(view_b)?];
 
-        let found = iteration(&mut learner, &views, Rates { network: 0.02, mask: 0.1 })?;
+        let moment = Moment::of(&config, u64::from(step), 4);
+        let found = iteration(&mut learner, &views, &moment)?;
         let mask = learner.mask.values()?;
         let (low, high) = (mask.min(0)?.to_scalar::<f32>()?, mask.max(0)?.to_scalar::<f32>()?);
         println!("step {step:2}  loss {:.3}  mask {low:.3} to {high:.3}", found.loss);

@@ -63,6 +63,9 @@ pub struct MaskRange {
     pub max: f64,
     /// How many there are.
     pub dimensions: usize,
+    /// Share of them within 0.01 of 0 or 1.
+    #[serde(default)]
+    pub saturated: f64,
 }
 
 impl MaskRange {
@@ -77,6 +80,8 @@ impl MaskRange {
             max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             mean: values.iter().sum::<f64>() / values.len() as f64,
             dimensions: values.len(),
+            saturated: values.iter().filter(|&&m| !(0.01..=0.99).contains(&m)).count() as f64
+                / values.len() as f64,
         })
     }
 }
@@ -127,19 +132,26 @@ pub fn evaluate(
 
     observer.evaluating("trained encoder");
     let (train, test) = (encode(learner, &data.train)?, encode(learner, &data.test)?);
+    let masks_features = learner.mask.logits.dims() == [train.dim(1)?];
     let mask = match learner.meta {
-        None => {
-            measure_row("trained encoder", &train, &test)?;
-            None
-        }
-        Some(_) => {
-            let m = learner.mask.values()?.detach();
-            let masked = |h: &Tensor| h.broadcast_mul(&m);
-            measure_row("trained encoder, with mask", &masked(&train)?, &masked(&test)?)?;
-            measure_row("trained encoder, without mask", &train, &test)?;
-            Some(MaskRange::of(learner)?)
-        }
+        None => None,
+        Some(_) => Some(MaskRange::of(learner)?),
     };
+    if mask.is_none() || !masks_features {
+        measure_row("trained encoder", &train, &test)?;
+    } else {
+        let m = learner.mask.values()?.detach();
+        let masked = |h: &Tensor| h.broadcast_mul(&m);
+        // The run's own number comes first.
+        for with_mask in [config.mask.at_test_time, !config.mask.at_test_time] {
+            match with_mask {
+                true => {
+                    measure_row("trained encoder, with mask", &masked(&train)?, &masked(&test)?)?
+                }
+                false => measure_row("trained encoder, without mask", &train, &test)?,
+            }
+        }
+    }
     Ok(Results {
         step,
         epoch,
@@ -168,7 +180,7 @@ const BATCH: usize = 256;
 
 /// f(x) of every image under the running statistics, `[n, D]`.
 fn features(learner: &Learner, images: &Labelled, size: usize) -> Result<Tensor> {
-    let theta: Vec<Tensor> = learner.theta_f().iter().map(Tensor::detach).collect();
+    let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
     let encode = |views: Tensor| learner.encoder.forward(&views, &theta, BatchStats::Running);
     in_batches(images, size, |views| Ok(encode(views)?.detach()))
 }

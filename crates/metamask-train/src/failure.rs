@@ -32,6 +32,10 @@ pub enum Code {
     CheckpointVersion,
     /// A value that is not finite.
     NotFinite,
+    /// Embeddings that collapsed, in a run that was to stop then.
+    Collapsed,
+    /// A computation that cannot be done; not the user's doing as a rule.
+    Internal,
     /// An output folder that cannot be made.
     OutDir,
     /// A read or write that failed in the middle of a run.
@@ -44,7 +48,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the exit statuses.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Usage,
         Self::Config,
         Self::Device,
@@ -56,6 +60,8 @@ impl Code {
         Self::Missing,
         Self::CheckpointMissing,
         Self::NotFinite,
+        Self::Collapsed,
+        Self::Internal,
         Self::OutDir,
         Self::Io,
         Self::DiskFull,
@@ -76,6 +82,8 @@ impl Code {
             Self::CheckpointShape => "CKPT-SHAPE",
             Self::CheckpointVersion => "CKPT-VERSION",
             Self::NotFinite => "NOT-FINITE",
+            Self::Collapsed => "COLLAPSED",
+            Self::Internal => "INTERNAL",
             Self::OutDir => "OUT-DIR",
             Self::Io => "IO",
             Self::DiskFull => "DISK-FULL",
@@ -93,7 +101,7 @@ impl Code {
             | Self::CheckpointShape
             | Self::CheckpointVersion => 65,
             Self::Missing | Self::CheckpointMissing => 66,
-            Self::NotFinite => 70,
+            Self::NotFinite | Self::Collapsed | Self::Internal => 70,
             Self::OutDir => 73,
             Self::Io | Self::DiskFull => 74,
             Self::Locked => 75,
@@ -166,9 +174,20 @@ impl Failure {
     }
 }
 
-/// An error and its causes on one line.
+/// An error and its causes on one line, without the backtrace that Candle adds.
 pub fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    let message = match error.downcast_ref::<candle_core::Error>() {
+        Some(error) => without_backtrace(error).to_string(),
+        None => format!("{error:#}"),
+    };
+    message.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(inner),
+        other => other,
+    }
 }
 
 /// A path on one line of a terminal: control characters are escaped.

@@ -1,34 +1,52 @@
-//! What is trained: encoder, heads, mask, their losses and their optimisers.
+//! What is trained: encoder, heads, mask, and what the base method keeps beside them.
 
-use candle_core::{DType, Device, Result, Tensor};
-use metamask_encoders::{Encoder, Mlp, MlpConfig, ResNet, ResNetConfig};
-use metamask_objectives::{barlow_twins, nt_xent};
-use metamask_ops::{BatchStats, Differentiable, Dual, Linearized, ParameterGroup};
-use metamask_optim::{DimensionMask, MaskForm, Sgd};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use metamask_encoders::{
+    Architecture, ConvNetConfig, Encoder, EncoderConfig, FullyConnectedConfig, Mlp, MlpConfig,
+    ResNetConfig,
+};
+use metamask_objectives::{SupportQueue, target_parameters};
+use metamask_ops::{BatchStats, Linearized, ParameterGroup};
+use metamask_optim::{DimensionMask, MaskForm, Optimizer, OptimizerConfig, Sgd};
 use metamask_random::{Key, Purpose};
 
-use crate::config::{Config, MaskMode, Meta, Objective};
+use crate::{
+    config::{self, Config, Experimental, MaskMode, MaskPlace, Meta, Method, Objective},
+    lookahead::Departure,
+};
 
 /// Encoder, heads, mask and optimisers of one run.
 pub struct Learner {
     /// f
     pub encoder: Box<dyn Encoder>,
-    /// g_c
-    pub contrastive_head: Mlp,
-    /// g_r, where L_drr has a weight.
+    /// g, the head of the base loss; Barlow Twins' is the redundancy head.
+    pub head: Mlp,
+    /// q, of BYOL and NNCLR.
+    pub predictor: Option<Mlp>,
+    /// g_r, where L_drr has a weight beside the base loss.
     pub redundancy_head: Option<Mlp>,
     /// m(w). Without a mask: ones that stay (1 · h is h, bit for bit).
     pub mask: DimensionMask,
-    /// The groups of θ: the encoder's, then the contrastive head's, then the redundancy head's.
+    /// The groups of θ: the encoder's, the head's, the predictor's, the redundancy head's.
     pub groups: Vec<ParameterGroup>,
-    /// SGD on θ.
-    pub optimizer: Sgd,
-    /// SGD on w.
-    pub mask_optimizer: Sgd,
-    /// The weights of the losses.
+    /// Moves θ.
+    pub optimizer: Optimizer,
+    /// Moves w.
+    pub mask_optimizer: Optimizer,
+    /// The losses and their weights.
     pub objective: Objective,
     /// How the meta step is taken that moves the mask; `None` where there is no mask.
     pub meta: Option<Meta>,
+    /// What only studies need.
+    pub experimental: Experimental,
+    /// BYOL's target ξ: the encoder's groups, then the head's.
+    pub target: Option<Vec<ParameterGroup>>,
+    /// NNCLR's support set.
+    pub queue: Option<SupportQueue>,
+    /// The regular step that a lookahead still has to judge.
+    pub(crate) departure: Option<Departure>,
+    /// An SGD at rest, where the network's own optimiser is none.
+    pub(crate) sgd_at_rest: Option<Sgd>,
 }
 
 impl Learner {
@@ -37,112 +55,206 @@ impl Learner {
     /// # Errors
     /// If the configuration asks for a network that cannot be.
     pub fn new(config: &Config, dtype: DType) -> Result<Self> {
-        let device = Device::Cpu;
+        Self::with_encoder(config, encoder(config, dtype)?, dtype)
+    }
+
+    /// The same around an encoder of one's own, which may be anything that implements
+    /// [`Encoder`]; the settings of `[encoder]` are then not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_encoder(config: &Config, encoder: Box<dyn Encoder>, dtype: DType) -> Result<Self> {
+        let (device, objective) = (Device::Cpu, config.objective);
         let key = Key::new(config.run.seed, Purpose::Initialisation);
-        let encoder = ResNet::new(
-            &ResNetConfig {
-                depth: config.encoder.depth,
-                stem: config.encoder.stem,
-                width: config.encoder.width,
-                stem_relu: config.encoder.stem_relu,
-            },
-            key,
-            dtype,
-            &device,
-        )?;
         let dim = encoder.feature_dim();
         // Modules of one key would start with the same numbers.
-        let head = |prefix: &str, sample: u32, hidden: &[usize], output: usize| {
-            let hidden = hidden.to_vec();
-            let config = MlpConfig { input: dim, hidden, output, final_norm: true };
+        let mlp = |prefix: &str, sample: u32, config: MlpConfig| {
             Mlp::new(prefix, &config, key.sample(sample), dtype, &device)
         };
         let (c, r) = (&config.contrastive_head, &config.redundancy_head);
-        let contrastive_head = head("contrastive_head", 1, &c.hidden, c.output)?;
-        let redundancy_head = match config.objective.redundancy_weight > 0.0 {
-            true => Some(head("redundancy_head", 2, &r.hidden, r.output)?),
+        let redundancy = || {
+            let (hidden, output) = (r.hidden.clone(), r.output);
+            mlp("redundancy_head", 2, MlpConfig { input: dim, hidden, output, final_norm: true })
+        };
+        let (head, embedding) = match objective.method {
+            Method::BarlowTwins => (redundancy()?, r.output),
+            _ => {
+                let (hidden, output) = (c.hidden.clone(), c.output);
+                let config = MlpConfig { input: dim, hidden, output, final_norm: c.final_norm };
+                (mlp("contrastive_head", 1, config)?, output)
+            }
+        };
+        let predictor = match objective.method.has_predictor() {
+            true => {
+                let hidden = config.predictor.hidden.clone();
+                let config =
+                    MlpConfig { input: embedding, hidden, output: embedding, final_norm: false };
+                Some(mlp("predictor", 3, config)?)
+            }
+            false => None,
+        };
+        let redundancy_head = match objective.redundancy_weight > 0.0 {
+            true => Some(redundancy()?),
             false => None,
         };
         let (meta, form) = match config.mask.mode {
             MaskMode::On => (Some(config.meta), config.mask.form),
             MaskMode::Off => (None, MaskForm::Free),
         };
-        let mask = DimensionMask::new(form, dim, dtype, &device)?;
-        let mut groups = [encoder.parameters(), contrastive_head.parameters()].concat();
-        groups.extend(redundancy_head.iter().flat_map(Mlp::parameters).cloned());
-        let (o, m) = (&config.optimizer, &config.mask);
+        let experimental = config.mask.experimental;
+        let mask_dim = match experimental.place {
+            MaskPlace::Representation => dim,
+            MaskPlace::Embedding => embedding,
+        };
+        let mut mask = DimensionMask::new(form, mask_dim, dtype, &device)?;
+        if meta.is_some() {
+            mask = mask.with_shape(experimental.shape);
+        }
+
+        let mut groups = [encoder.parameters(), head.parameters()].concat();
+        let target = match objective.method {
+            Method::Byol => Some(target_parameters(&groups)?),
+            _ => None,
+        };
+        let queue = match objective.method {
+            Method::Nnclr => {
+                let key = Key::new(config.run.seed, Purpose::SupportQueue);
+                Some(SupportQueue::new(config.queue.size, embedding, key, dtype, &device)?)
+            }
+            _ => None,
+        };
+        let rest = [&predictor, &redundancy_head];
+        groups.extend(rest.into_iter().flatten().flat_map(Mlp::parameters).cloned());
+        let optimizer = Optimizer::new(&groups, &optimizer_config(&config.optimizer))?;
+        let m = &config.mask;
+        let mask_optimizer = OptimizerConfig {
+            momentum: m.momentum,
+            weight_decay: m.weight_decay,
+            ..OptimizerConfig::new(m.rule)
+        };
+        let sgd_at_rest = match (&meta, optimizer.as_sgd()) {
+            (Some(_), None) => Some(Sgd::new(&groups, 0.0, config.optimizer.weight_decay)?),
+            _ => None,
+        };
         Ok(Self {
-            optimizer: Sgd::new(&groups, o.momentum, o.weight_decay)?,
-            mask_optimizer: Sgd::new(&[mask.parameter_group()], m.momentum, m.weight_decay)?,
-            encoder: Box::new(encoder),
-            contrastive_head,
+            optimizer,
+            mask_optimizer: Optimizer::new(&[mask.parameter_group()], &mask_optimizer)?,
+            encoder,
+            head,
+            predictor,
             redundancy_head,
             mask,
             groups,
-            objective: config.objective.clone(),
+            objective,
             meta,
+            experimental,
+            target,
+            queue,
+            departure: None,
+            sgd_at_rest,
         })
     }
 
-    /// θ_f, the encoder's parameters.
-    pub fn theta_f(&self) -> Vec<Tensor> {
-        tensors(self.encoder.parameters())
+    /// θ as the optimiser moves it.
+    pub fn theta(&self) -> Theta {
+        self.by_part(self.groups.iter().map(|group| group.tensor().clone()).collect())
     }
 
-    /// θ_c, the contrastive head's parameters.
-    pub fn theta_c(&self) -> Vec<Tensor> {
-        tensors(self.contrastive_head.parameters())
+    /// θ in variables of its own, which stay when the optimiser moves the learner's.
+    ///
+    /// # Errors
+    /// If a copy cannot be allocated.
+    pub fn copy_of_theta(&self) -> Result<Theta> {
+        let copy = |group: &ParameterGroup| {
+            Ok(Var::from_tensor(&group.tensor().detach().copy()?)?.into_inner())
+        };
+        Ok(self.by_part(self.groups.iter().map(copy).collect::<Result<_>>()?))
     }
 
-    /// θ_r, the redundancy head's parameters.
-    pub fn theta_r(&self) -> Vec<Tensor> {
-        self.redundancy_head.iter().flat_map(|head| tensors(head.parameters())).collect()
+    /// A tensor for each of [`Self::groups`], by what they belong to.
+    pub(crate) fn by_part(&self, mut encoder: Vec<Tensor>) -> Theta {
+        let mut head = encoder.split_off(self.encoder.parameters().len());
+        let n_head = self.head.parameters().len()
+            + self.predictor.as_ref().map_or(0, |predictor| predictor.parameters().len());
+        let redundancy = head.split_off(n_head);
+        Theta { encoder, head, redundancy }
     }
 
-    /// h = f(x) of both views at θ, with their tangents where these are wanted.
+    /// The SGD whose step the virtual step is: the optimiser itself, or where that is
+    /// another rule, an SGD at rest (V = 0).
+    pub fn virtual_sgd(&self) -> &Sgd {
+        match (self.optimizer.as_sgd(), &self.sgd_at_rest) {
+            (Some(sgd), _) => sgd,
+            (None, Some(sgd)) => sgd,
+            (None, None) => unreachable!("a mask with another rule has an SGD at rest"),
+        }
+    }
+
+    /// h = f(x) of both views at θ_f.
     ///
     /// # Errors
     /// If a shape or dtype does not fit.
     pub fn features(
         &self,
         views: &[Tensor; 2],
+        theta: &[Tensor],
         stats: BatchStats,
-        with_tangent: bool,
+    ) -> Result<Vec<Tensor>> {
+        views.iter().map(|x| self.encoder.forward(x, theta, stats)).collect()
+    }
+
+    /// The same with the tangents.
+    ///
+    /// # Errors
+    /// As [`Self::features`], and if the encoder brings no tangent.
+    pub fn linearize(
+        &self,
+        views: &[Tensor; 2],
+        theta: &[Tensor],
+        stats: BatchStats,
     ) -> Result<Vec<Linearized>> {
-        let theta = self.theta_f();
-        let encode = |x: &Tensor| match with_tangent {
-            true => self.encoder.linearize(x, &theta, stats),
-            false => Ok(Linearized::new(self.encoder.forward(x, &theta, stats)?, |_| {
-                candle_core::bail!("features: this pass kept no tangent")
-            })),
-        };
-        views.iter().map(encode).collect()
-    }
-
-    /// L_c as a function of both views' features, θ_c and m: NT-Xent of g_c(m ⊙ h).
-    pub fn contrastive_loss(
-        &self,
-        stats: BatchStats,
-    ) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
-        move |h, theta, m| {
-            let z = |h: &Dual| self.contrastive_head.forward(&h.mul(m)?, theta, stats);
-            nt_xent(&z(&h[0])?, &z(&h[1])?, self.objective.temperature)
-        }
-    }
-
-    /// L_drr as a function of both views' features, θ_r and m: the loss of g_r(m ⊙ h).
-    pub fn redundancy_loss(
-        &self,
-        head: &Mlp,
-        stats: BatchStats,
-    ) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
-        move |h, theta, m| {
-            let z = |h: &Dual| head.forward(&h.mul(m)?, theta, stats);
-            barlow_twins(&z(&h[0])?, &z(&h[1])?, self.objective.redundancy_lambda)
-        }
+        views.iter().map(|x| self.encoder.linearize(x, theta, stats)).collect()
     }
 }
 
-fn tensors(groups: &[ParameterGroup]) -> Vec<Tensor> {
-    groups.iter().map(|group| group.tensor().clone()).collect()
+/// θ, or a gradient or direction in it, a tensor for each parameter group.
+#[derive(Clone, Debug)]
+pub struct Theta {
+    /// θ_f, the encoder's.
+    pub encoder: Vec<Tensor>,
+    /// θ_g, those of the base loss's head and predictor.
+    pub head: Vec<Tensor>,
+    /// θ_r, the redundancy head's.
+    pub redundancy: Vec<Tensor>,
+}
+
+fn encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
+    let key = Key::new(config.run.seed, Purpose::Initialisation);
+    let config::Encoder { architecture, depth, stem, width, stem_relu } = config.encoder;
+    let encoder = match architecture {
+        Architecture::ResNet => {
+            EncoderConfig::ResNet(ResNetConfig { depth, stem, width, stem_relu })
+        }
+        Architecture::Conv => EncoderConfig::Conv(ConvNetConfig { width }),
+        Architecture::Fc => EncoderConfig::Fc(FullyConnectedConfig {
+            image_size: config.augmentation.size,
+            ..Default::default()
+        }),
+    };
+    encoder.build(key, dtype, &Device::Cpu)
+}
+
+fn optimizer_config(o: &config::Optimizer) -> OptimizerConfig {
+    OptimizerConfig {
+        kind: o.rule,
+        momentum: o.momentum,
+        nesterov: o.nesterov,
+        weight_decay: o.weight_decay,
+        trust_coefficient: o.trust_coefficient,
+        clipping: o.lars_clipping,
+        exclude_biases_and_norms: o.lars_excludes_biases_and_norms,
+        beta1: o.betas[0],
+        beta2: o.betas[1],
+        epsilon: o.epsilon,
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, guard::Dimensions};
 
 /// Receives a run's events. Every method has an empty body.
 pub trait Observer {
@@ -27,6 +27,10 @@ pub trait Observer {
     /// A checkpoint does not verify; an older one is used.
     fn rejected(&mut self, checkpoint: &Failure) {
         let _ = checkpoint;
+    }
+    /// Something is wrong with the run, which goes on: a collapse, a saturated mask.
+    fn warned(&mut self, warning: &str, help: &str) {
+        let _ = (warning, help);
     }
     /// The evaluation of `what` begins.
     fn evaluating(&mut self, what: &str) {
@@ -55,8 +59,8 @@ pub struct Plan<'a> {
     pub batch_size: u64,
     /// Steps done before.
     pub first_step: u64,
-    /// Contrastive loss of a representation that knows nothing, ln(2N − 1).
-    pub chance_level: f64,
+    /// Base loss of a representation that knows nothing, where there is such a value.
+    pub chance_level: Option<f64>,
 }
 
 /// One step's results, a line of `metrics.jsonl`.
@@ -70,16 +74,23 @@ pub struct StepReport {
     pub epoch: u64,
     /// L
     pub loss: f64,
-    /// L_c
-    pub contrastive_loss: f64,
+    /// B
+    pub base_loss: f64,
     /// L_drr
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redundancy_loss: Option<f64>,
     /// ‖∇L‖ over all parameters.
     pub gradient_norm: f64,
-    /// ‖l ∂²L_c/∂w∂θ · v‖ / ‖d‖, the second-order term beside the direct one.
+    /// ‖l ∂²B/∂w∂θ · v‖ / ‖d‖, the second-order term beside the direct one, if the mask moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second_order_ratio: Option<f64>,
+    /// Spread of the normalised embeddings; 0 is collapse.
+    pub embedding_std: f64,
+    /// What the spread is for embeddings spread evenly.
+    pub embedding_std_even: f64,
+    /// How the features' dimensions are used; in the steps that are logged.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Dimensions>,
 }
 
 /// One epoch's results, a line of `metrics.jsonl`. Means are over its steps.
@@ -95,10 +106,11 @@ pub struct EpochReport {
     pub learning_rate: f64,
     /// Mean L.
     pub loss: f64,
-    /// Mean L_c.
-    pub contrastive_loss: f64,
-    /// L_c of a representation that knows nothing, ln(2N − 1).
-    pub chance_level: f64,
+    /// Mean B.
+    pub base_loss: f64,
+    /// B of a representation that knows nothing, where there is such a value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance_level: Option<f64>,
     /// Mean L_drr.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redundancy_loss: Option<f64>,
@@ -113,10 +125,14 @@ pub struct EpochReport {
     /// Highest value of the mask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_max: Option<f64>,
+    /// Share of the mask within 0.01 of 0 or 1, where its gradient is next to nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_saturated: Option<f64>,
     /// Spread of the last batch's normalised embeddings; 0 is collapse.
     pub embedding_std: f64,
     /// What the spread is for embeddings spread evenly.
     pub embedding_std_even: f64,
-    /// Effective rank of the last batch's features.
-    pub effective_rank: f64,
+    /// How the dimensions of the last batch's features are used.
+    #[serde(flatten)]
+    pub dimensions: Dimensions,
 }

@@ -2,25 +2,27 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use metamask_data::{Dataset, LoadOptions};
-use metamask_encoders::BatchStats;
-use metamask_eval::{effective_rank, embedding_spread};
-use metamask_objectives::nt_xent_chance_level;
+use metamask_eval::{DimensionSpread, embedding_spread};
+use metamask_optim::MaskForm;
 use serde::Serialize;
 
 use crate::{
-    algorithm::{Iteration, Rates, iteration, norm},
-    checkpoint::{Checkpoints, Identity, State},
-    config::Config,
+    algorithm::{Iteration, iteration, norm},
+    checkpoint::{Checkpoint, Checkpoints, Identity, State},
+    config::{Config, OnCollapse},
     durable,
     evaluate::{MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure},
+    guard::{COLLAPSE_HELP, Dimensions, Guard},
     learner::Learner,
+    losses::chance_level,
+    moment::Moment,
     observer::{EpochReport, Observer, Plan, StepReport},
     run_folder::{self, RunFolder},
     run_log::RunLog,
-    views::{ViewStream, recipe},
+    views::{ViewStream, last_batch_of, recipe},
 };
 
 /// Where a run happens; nothing of it changes the result.
@@ -79,6 +81,7 @@ pub fn pretrain(
     // Everything that can be refused is refused before there is a folder.
     let data = load_data(config, options.data_dir.clone())?;
     let mut learner = Learner::new(config, DType::F32)?;
+    let batch_size = config.training.batch_size;
     let folder = match options.resume && run_folder::is_run(&options.out) {
         false => RunFolder::create(&options.out, config)?,
         true => RunFolder::open(&options.out)?,
@@ -98,9 +101,9 @@ pub fn pretrain(
     checkpoints.remove_partial()?;
 
     let mut state = State::default();
-    if let Some(latest) = checkpoints.latest(&learner.to_checkpoint(state)?)? {
+    if let Some(latest) = checkpoints.latest(&learner.like_checkpoint(batch_size)?)? {
         latest.rejected.iter().for_each(|failure| observer.rejected(failure));
-        learner.restore(&latest.checkpoint)?;
+        restore(config, &data, &mut learner, &latest.checkpoint)?;
         state = latest.checkpoint.state;
     }
     if let Some(results) = finished(&folder, &state, config)? {
@@ -126,6 +129,31 @@ pub fn pretrain(
     text.push(b'\n');
     durable::replace(&folder.results(), &text)?;
     Ok(Outcome { results, was_finished: false })
+}
+
+/// Takes a learner to where a checkpoint left it, to go on training: the regular
+/// step that a lookahead still has to judge gets its batch back, which is the last
+/// one before the checkpoint.
+///
+/// # Errors
+/// If a tensor is missing or of another shape.
+pub fn restore(
+    config: &Config,
+    data: &Dataset,
+    learner: &mut Learner,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<()> {
+    learner.restore(checkpoint)?;
+    let (State { step, epoch }, batch_size) = (checkpoint.state, config.training.batch_size);
+    if checkpoint.departure.is_empty() || step == 0 || epoch == 0 {
+        return Ok(());
+    }
+    let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
+    let recipe = recipe(&config.augmentation)?;
+    let views = last_batch_of(&images, &recipe, config.run.seed, batch_size, epoch - 1)?;
+    let steps_per_epoch = (images.len() / batch_size) as u64;
+    let moment = Moment::of(config, step - 1, steps_per_epoch);
+    Ok(learner.restore_departure(checkpoint, views, &moment)?)
 }
 
 #[derive(Serialize)]
@@ -159,7 +187,7 @@ fn train(
     let (epochs, batch_size) = (config.training.epochs, config.training.batch_size);
     let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
     let steps_per_epoch = (images.len() / batch_size) as u64;
-    let chance_level = nt_xent_chance_level(batch_size);
+    let chance_level = chance_level(config.objective.method, batch_size);
     observer.started(&Plan {
         folder: folder.path(),
         data: format!("{}, {} images", data.name, images.len()),
@@ -174,29 +202,48 @@ fn train(
     let mut views =
         ViewStream::start(images, recipe, config.run.seed, batch_size, remaining.clone());
 
+    let (mut guard, mut told_saturated) = (Guard::default(), false);
     for epoch in remaining {
         let start = Instant::now();
-        let rates = rates(config, epoch as usize);
         let mut sums = Sums::default();
-        let mut batch = None;
+        let mut last = None;
         for _ in 0..steps_per_epoch {
             let pair = views.next_batch()?;
-            let found = iteration(learner, &pair, rates)?;
-            batch = Some(pair);
+            let moment = Moment::of(config, state.step, steps_per_epoch);
+            let found = iteration(learner, &pair, &moment)?;
             state.step += 1;
-            let report = report(state.step, epoch + 1, &found)?;
+            let mut report = report(state.step, epoch + 1, &found)?;
             check_finite(&report, &found, checkpoints)?;
             let every = config.log.every_steps as u64;
-            if every > 0 && state.step.is_multiple_of(every) {
+            if every > 0 && (state.step == 1 || state.step.is_multiple_of(every)) {
+                report.dimensions = Some(Dimensions::of(learner, &found)?);
                 log.metric(&report)?;
             }
             observer.step(&report);
             sums.add(&report);
+            let (spread, even) = (report.embedding_std, report.embedding_std_even);
+            if let Some(warning) = guard.watch(state.step, spread, even) {
+                collapsed(config, warning, checkpoints, log, observer)?;
+            }
+            last = Some((found, report, moment));
         }
         state.epoch = epoch + 1;
-        let batch = batch.expect("the batch is at most the data, so an epoch has a step");
-        let report = epoch_report(learner, &batch, &sums, *state, rates, chance_level)?;
+        let (found, report, moment) =
+            last.expect("the batch is at most the data, so an epoch has a step");
+        let report =
+            epoch_report(learner, (&found, &report, &moment), &sums, *state, chance_level)?;
         log.metric(&report)?;
+        let saturated = report.mask_saturated.filter(|&share| share >= SATURATED);
+        if let (Some(share), false) = (saturated, told_saturated) {
+            told_saturated = true;
+            let warning = format!(
+                "epoch {}: the mask is saturated: {:.0} % of it lie within 0.01 of 0 or 1 and \
+                 hardly move any more",
+                state.epoch,
+                100.0 * share
+            );
+            observer.warned(&warning, "lower `mask.learning_rate`, or give it a weight decay");
+        }
         let duration_s = start.elapsed().as_secs_f64();
         let images_per_s = (steps_per_epoch * batch_size as u64) as f64 / duration_s;
         log.timing(&serde_json::json!({
@@ -216,32 +263,57 @@ fn train(
     Ok(())
 }
 
-/// The learning rates of an epoch, from 0: pure functions of it.
-pub fn rates(config: &Config, epoch: usize) -> Rates {
-    let (o, m, epochs) = (&config.optimizer, &config.mask, config.training.epochs);
-    Rates {
-        network: o.schedule.learning_rate(o.learning_rate, epoch, epochs),
-        mask: m.schedule.learning_rate(m.learning_rate, epoch, epochs),
+/// Share of saturated dimensions from which on it is worth a word.
+const SATURATED: f64 = 0.9;
+
+/// Says that the run has collapsed, and ends it if it is to end.
+fn collapsed(
+    config: &Config,
+    warning: String,
+    checkpoints: &Checkpoints,
+    log: &RunLog,
+    observer: &mut dyn Observer,
+) -> anyhow::Result<()> {
+    match config.guard.on_collapse {
+        OnCollapse::Warn => observer.warned(&warning, COLLAPSE_HELP),
+        OnCollapse::Stop => {
+            log.sync()?;
+            let failure = Failure::new(Code::Collapsed, warning).help(COLLAPSE_HELP);
+            return Err(with_kept(failure, checkpoints)?.into());
+        }
     }
+    Ok(())
 }
 
 fn report(step: u64, epoch: u64, found: &Iteration) -> candle_core::Result<StepReport> {
     let second_order_ratio = match &found.meta {
+        Some(meta) => match &meta.second_order {
+            Some(second_order) => {
+                let direct = norm(std::slice::from_ref(&meta.direct))?;
+                let second_order = norm(std::slice::from_ref(second_order))?;
+                Some(second_order / direct.max(f64::MIN_POSITIVE))
+            }
+            None => None,
+        },
         None => None,
-        Some(meta) => {
-            let direct = norm(std::slice::from_ref(&meta.direct))?;
-            Some(norm(std::slice::from_ref(&meta.second_order))? / direct.max(f64::MIN_POSITIVE))
-        }
+    };
+    // What is not finite is found by name in a moment.
+    let DimensionSpread { std, even } = match found.base_loss.is_finite() {
+        true => embedding_spread(&found.embeddings[0])?,
+        false => DimensionSpread { std: f64::NAN, even: f64::NAN },
     };
     Ok(StepReport {
         kind: "step",
         step,
         epoch,
         loss: found.loss,
-        contrastive_loss: found.contrastive_loss,
+        base_loss: found.base_loss,
         redundancy_loss: found.redundancy_loss,
         gradient_norm: found.gradient_norm,
         second_order_ratio,
+        embedding_std: std,
+        embedding_std_even: even,
+        dimensions: None,
     })
 }
 
@@ -269,11 +341,9 @@ fn check_finite(
 }
 
 /// No checkpoint ever holds a number that is not finite.
-fn check_savable(
-    checkpoint: &crate::checkpoint::Checkpoint,
-    checkpoints: &Checkpoints,
-) -> anyhow::Result<()> {
-    for (name, tensor) in checkpoint.model.iter().chain(&checkpoint.optim).chain(&checkpoint.mask) {
+fn check_savable(checkpoint: &Checkpoint, checkpoints: &Checkpoints) -> anyhow::Result<()> {
+    let Checkpoint { model, optim, mask, departure, .. } = checkpoint;
+    for (name, tensor) in model.iter().chain(optim).chain(mask).chain(departure) {
         let bad = crate::checkpoint::count_not_finite(tensor)?;
         if bad > 0 {
             let step = checkpoint.state.step;
@@ -287,6 +357,11 @@ fn check_savable(
 fn lost(checkpoints: &Checkpoints, message: String) -> Result<Failure, Failure> {
     let failure = Failure::new(Code::NotFinite, message)
         .help("try a lower `optimizer.learning_rate` or `mask.learning_rate`");
+    with_kept(failure, checkpoints)
+}
+
+/// Says which checkpoint is safe.
+fn with_kept(failure: Failure, checkpoints: &Checkpoints) -> Result<Failure, Failure> {
     Ok(match checkpoints.steps()?.last() {
         Some(step) => failure.kept(format!("step {step}")),
         None => failure,
@@ -298,10 +373,11 @@ fn lost(checkpoints: &Checkpoints, message: String) -> Result<Failure, Failure> 
 struct Sums {
     steps: f64,
     loss: f64,
-    contrastive: f64,
+    base: f64,
     redundancy: Option<f64>,
     gradient_norm: f64,
-    second_order: Option<f64>,
+    /// Sum and number of the steps that have one.
+    second_order: Option<(f64, f64)>,
 }
 
 impl Sums {
@@ -311,48 +387,42 @@ impl Sums {
         };
         self.steps += 1.0;
         self.loss += report.loss;
-        self.contrastive += report.contrastive_loss;
+        self.base += report.base_loss;
         self.gradient_norm += report.gradient_norm;
         add(&mut self.redundancy, report.redundancy_loss);
-        add(&mut self.second_order, report.second_order_ratio);
+        if let Some(ratio) = report.second_order_ratio {
+            let (sum, n) = self.second_order.unwrap_or_default();
+            self.second_order = Some((sum + ratio, n + 1.0));
+        }
     }
 }
 
 fn epoch_report(
     learner: &Learner,
-    views: &[Tensor; 2],
+    (found, last, moment): (&Iteration, &StepReport, &Moment),
     sums: &Sums,
     state: State,
-    rates: Rates,
-    chance_level: f64,
+    chance_level: Option<f64>,
 ) -> candle_core::Result<EpochReport> {
-    let detached =
-        |theta: Vec<Tensor>| -> Vec<Tensor> { theta.iter().map(Tensor::detach).collect() };
-    let theta = detached(learner.theta_f());
-    let h = learner.encoder.forward(&views[0], &theta, BatchStats::BatchOnly)?.detach();
-    let masked = h.broadcast_mul(&learner.mask.values()?.detach())?;
-    let theta = detached(learner.theta_c());
-    let z = learner.contrastive_head.forward(&masked, &theta, BatchStats::BatchOnly)?;
-    let spread = embedding_spread(&z)?;
     let mask = learner.meta.map(|_| MaskRange::of(learner)).transpose()?;
     Ok(EpochReport {
         kind: "epoch",
         step: state.step,
         epoch: state.epoch,
-        learning_rate: rates.network,
+        learning_rate: moment.learning_rate,
         loss: sums.loss / sums.steps,
-        contrastive_loss: sums.contrastive / sums.steps,
+        base_loss: sums.base / sums.steps,
         chance_level,
         redundancy_loss: sums.redundancy.map(|sum| sum / sums.steps),
         gradient_norm: sums.gradient_norm / sums.steps,
-        second_order_ratio: sums.second_order.map(|sum| sum / sums.steps),
+        second_order_ratio: sums.second_order.map(|(sum, n)| sum / n),
         mask_min: mask.map(|mask| mask.min),
         mask_max: mask.map(|mask| mask.max),
-        embedding_std: spread.std,
-        embedding_std_even: spread.even,
-        effective_rank: match embedding_spread(&masked)?.std > 0.0 {
-            true => effective_rank(&masked)?,
-            false => 1.0, // collapsed to one point
-        },
+        mask_saturated: mask
+            .filter(|_| learner.mask.form == MaskForm::Sigmoid)
+            .map(|mask| mask.saturated),
+        embedding_std: last.embedding_std,
+        embedding_std_even: last.embedding_std_even,
+        dimensions: Dimensions::of(learner, found)?,
     })
 }

@@ -16,9 +16,13 @@ use crate::config::Augmentation;
 /// # Errors
 /// If a setting is out of its range.
 pub fn recipe(config: &Augmentation) -> Result<TwoViews> {
-    let mut transforms = recipe_in_colour(config)?.a.transforms().to_vec();
-    transforms.extend(metamask_augment::evaluation(config.size).transforms().last().cloned());
-    Ok(TwoViews::same(Pipeline::new(transforms)?))
+    let TwoViews { a, b } = recipe_in_colour(config)?;
+    let normalized = |pipeline: Pipeline| {
+        let mut transforms = pipeline.transforms().to_vec();
+        transforms.extend(metamask_augment::evaluation(config.size).transforms().last().cloned());
+        Pipeline::new(transforms)
+    };
+    Ok(TwoViews { a: normalized(a)?, b: normalized(b)? })
 }
 
 /// The same without the normalisation: values from black to white, to be looked at.
@@ -29,25 +33,31 @@ pub fn recipe_in_colour(config: &Augmentation) -> Result<TwoViews> {
     let Augmentation { size, crop_scale: scale, jitter, jitter_hue: hue, .. } = *config;
     let [brightness, contrast, saturation] = jitter;
     let ratio = [3.0 / 4.0, 4.0 / 3.0];
-    let mut transforms = vec![
-        Transform::RandomResizedCrop { size, scale, ratio },
-        Transform::HorizontalFlip { p: config.flip_probability },
-        Transform::ColorJitter {
-            brightness,
-            contrast,
-            saturation,
-            hue,
-            p: config.jitter_probability,
-        },
-        Transform::Grayscale { p: config.grayscale_probability },
-    ];
-    if config.blur_probability > 0.0 {
-        // SimCLR's kernel is a tenth of the side, odd.
-        let kernel = (size / 20 * 2 + 1).max(3);
-        let p = config.blur_probability;
-        transforms.push(Transform::GaussianBlur { kernel, sigma: [0.1, 2.0], p });
-    }
-    Ok(TwoViews::same(Pipeline::new(transforms)?))
+    let pipeline = |view: usize| {
+        let mut transforms = vec![
+            Transform::RandomResizedCrop { size, scale, ratio },
+            Transform::HorizontalFlip { p: config.flip_probability },
+            Transform::ColorJitter {
+                brightness,
+                contrast,
+                saturation,
+                hue,
+                p: config.jitter_probability,
+            },
+            Transform::Grayscale { p: config.grayscale_probability },
+        ];
+        let (blur, solarize) = (config.blur_probability[view], config.solarize_probability[view]);
+        if blur > 0.0 {
+            // SimCLR's kernel is a tenth of the side, odd.
+            let kernel = (size / 20 * 2 + 1).max(3);
+            transforms.push(Transform::GaussianBlur { kernel, sigma: [0.1, 2.0], p: blur });
+        }
+        if solarize > 0.0 {
+            transforms.push(Transform::Solarize { threshold: 0.5, p: solarize });
+        }
+        Pipeline::new(transforms)
+    };
+    Ok(TwoViews { a: pipeline(0)?, b: pipeline(1)? })
 }
 
 /// Yields the two views of batch after batch, epoch after epoch, in order.
@@ -114,6 +124,25 @@ impl Drop for ViewStream {
     }
 }
 
+/// The views of the batch that ends an epoch, as [`ViewStream`] yields them.
+///
+/// # Errors
+/// If the recipe does not suit the images, or there is no whole batch.
+pub fn last_batch_of(
+    images: &Unlabelled,
+    recipe: &TwoViews,
+    seed: u64,
+    batch_size: usize,
+    epoch: u64,
+) -> Result<[Tensor; 2]> {
+    let epoch = epoch as u32;
+    let order = epoch_order(seed, epoch, images.len() as u32);
+    match Batches::new(&order, batch_size).last() {
+        Some(samples) => make(images, recipe, samples, seed, epoch),
+        None => candle_core::bail!("views: expected a whole batch of {batch_size}, got none"),
+    }
+}
+
 fn make(
     images: &Unlabelled,
     recipe: &TwoViews,
@@ -159,6 +188,37 @@ mod tests {
             assert_eq!(numbers(&mut whole)?, numbers(&mut second)?);
         }
         assert!(second.next_batch().is_err(), "the epochs are over");
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_batch_of_an_epoch_can_be_made_alone() -> Result<()> {
+        let mut first = stream(0..1);
+        numbers(&mut first)?;
+        let expected = numbers(&mut first)?;
+        let bytes: Vec<u8> = (0..10 * 8 * 8 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let images = Unlabelled::from(Images::new(bytes, 8, 8).expect("ten images"));
+        let recipe = recipe(&Augmentation { size: 8, ..Default::default() })?;
+        let [a, b] = last_batch_of(&images, &recipe, 3, 4, 0)?;
+        assert_eq!(Tensor::cat(&[a, b], 0)?.flatten_all()?.to_vec1::<f32>()?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_view_that_is_asked_for_is_solarized() -> Result<()> {
+        let recipe = recipe(&Augmentation {
+            solarize_probability: [0.0, 0.2],
+            blur_probability: [0.5, 0.0],
+            ..Default::default()
+        })?;
+        let solarized = |pipeline: &Pipeline| {
+            pipeline.transforms().iter().any(|t| matches!(t, Transform::Solarize { .. }))
+        };
+        let blurred = |pipeline: &Pipeline| {
+            pipeline.transforms().iter().any(|t| matches!(t, Transform::GaussianBlur { .. }))
+        };
+        assert_eq!((solarized(&recipe.a), solarized(&recipe.b)), (false, true));
+        assert_eq!((blurred(&recipe.a), blurred(&recipe.b)), (true, false));
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor};
 use metamask_optim::{Hypergradient, VirtualStep};
 use metamask_train::{
-    Config, Learner,
-    algorithm::{Rates, iteration},
+    Config, Learner, Moment,
+    algorithm::iteration,
     checkpoint::{Checkpoint, NamedTensors, State},
 };
 
@@ -90,10 +90,12 @@ impl Cell {
         let step = match self.virtual_step {
             VirtualStep::AfterRegular => "after-regular",
             VirtualStep::Shared => "shared",
+            VirtualStep::Lookahead => "lookahead",
         };
         let hypergradient = match self.hypergradient {
             Hypergradient::FiniteDifference => "finite-difference",
             Hypergradient::Exact => "exact",
+            Hypergradient::FirstOrder => "first-order",
         };
         let drr = if self.with_drr { "" } else { "_no-drr" };
         format!("metamask_step_{}_{step}_{hypergradient}{drr}", self.setting)
@@ -196,19 +198,25 @@ fn check(cell: Cell, tolerance: &Tolerance) -> anyhow::Result<Comparison> {
     let name = format!("{} in {dtype:?}", cell.name());
     let mut comparison =
         Comparison { cell: name, tolerance: relative, worst: 0.0, failures: Vec::new() };
-    let rates =
-        Rates { network: expected.number("learning_rate")?, mask: expected.number("mask_rate")? };
+    let moment = Moment {
+        learning_rate: expected.number("learning_rate")?,
+        mask_learning_rate: expected.number("mask_rate")?,
+        mask_moves: true,
+        mask_moves_next: true,
+        target_momentum: 0.0,
+        beta: 0.0,
+    };
     for t in 0..ITERATIONS {
         let view = |letter: &str| -> anyhow::Result<Tensor> {
             Ok(start.get(&format!("view_{letter}.{t}"))?.to_dtype(dtype)?)
         };
-        let found = iteration(&mut learner, &[view("a")?, view("b")?], rates)?;
+        let found = iteration(&mut learner, &[view("a")?, view("b")?], &moment)?;
         let meta = found.meta.context("there is a mask")?;
         let theirs = |name: &str| expected.get(&format!("{t}.{name}"));
         let number = |x: f64| Tensor::new(x, &Device::Cpu);
 
         comparison.close(&format!("{t}.loss"), &number(found.loss)?, theirs("loss")?)?;
-        let contrastive = number(found.contrastive_loss)?;
+        let contrastive = number(found.base_loss)?;
         comparison.close(&format!("{t}.loss_c"), &contrastive, theirs("loss_c")?)?;
         assert_eq!(found.redundancy_loss.is_some(), cell.with_drr);
         if let Some(loss) = found.redundancy_loss {
@@ -227,7 +235,8 @@ fn check(cell: Cell, tolerance: &Tolerance) -> anyhow::Result<Comparison> {
             true => "total",
             false => "second_order",
         };
-        let (ours, scale) = (&meta.second_order, norm(theirs(scale)?)?);
+        let ours = meta.second_order.as_ref().context("both modes have a second order")?;
+        let scale = norm(theirs(scale)?)?;
         comparison.within(&format!("{t}.second_order"), ours, theirs("second_order")?, scale)?;
         if cell.setting == "shows" {
             check_faults(&cell, t, &meta.total, &expected)?;

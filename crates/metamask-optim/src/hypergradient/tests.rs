@@ -11,7 +11,7 @@ use metamask_ops::{Differentiable, ParameterGroup, ParameterKind, l2_normalize, 
 use metamask_random::{Key, Purpose};
 
 use super::*;
-use crate::MaskForm;
+use crate::{MaskForm, MaskShape};
 
 const BATCH: usize = 6;
 const LEARNING_RATE: f64 = 1.5;
@@ -88,6 +88,7 @@ impl Toy {
     fn with_loss<R>(&self, use_it: impl FnOnce(&MetaLoss<'_>) -> R) -> R {
         use_it(&MetaLoss {
             features: &|theta_f| self.features(theta_f),
+            linearize: &|theta_f| self.linearize(theta_f),
             head: &contrast,
             mask: &self.mask,
         })
@@ -111,6 +112,7 @@ impl Toy {
             velocity_g: &sgd.velocity()[1..],
             features: self.linearize(&theta[..1])?,
         };
+        let how = (how, Activations::Keep);
         self.with_loss(|loss| meta_gradient(loss, at, gradient, sgd, LEARNING_RATE, how))
     }
 
@@ -163,6 +165,10 @@ fn contrast(features: &[Dual], theta_g: &[Dual], m: &Dual) -> Result<Dual> {
     loss.affine(1.0 / BATCH as f64, 0.0)
 }
 
+fn second_order(gradient: &MetaGradient) -> &Tensor {
+    gradient.second_order.as_ref().expect("this mode has a second-order term")
+}
+
 #[track_caller]
 fn assert_close(got: &Tensor, expected: &Tensor, tolerance: f64) -> Result<()> {
     let error = norm(&(got - expected)?)? / norm(expected)?;
@@ -177,7 +183,7 @@ fn exact_hypergradient_equals_differences_of_the_bilevel_map() -> Result<()> {
         let expected = toy.bilevel_differences()?;
         let got = toy.meta_gradient(Hypergradient::Exact)?;
         assert_close(&got.total, &expected, 1e-8)?;
-        assert_close(&(&got.direct + &got.second_order)?, &got.total, 1e-15)?;
+        assert_close(&(&got.direct + second_order(&got))?, &got.total, 1e-15)?;
         let loss = toy.after_virtual_step(toy.mask.logits.as_tensor())?;
         assert!((got.loss.to_scalar::<f64>()? - loss).abs() < 1e-13);
     }
@@ -206,7 +212,7 @@ fn wrong_hypergradients_are_told_apart() -> Result<()> {
 
     for (fault, wrong) in [
         ("second order dropped", right.direct.clone()),
-        ("sign flipped", (&right.direct - &right.second_order)?),
+        ("sign flipped", (&right.direct - second_order(&right))?),
         ("momentum left out of the virtual step", no_momentum),
         ("v taken at theta", v_at_theta),
     ] {
@@ -222,66 +228,146 @@ fn finite_differences_approach_the_exact_term_on_a_smooth_problem() -> Result<()
     let exact = toy.meta_gradient(Hypergradient::Exact)?;
     let difference = toy.meta_gradient(Hypergradient::FiniteDifference)?;
     // The radius is fixed at 0.01: the error is its square's size.
-    assert_close(&difference.second_order, &exact.second_order, 1e-3)?;
+    assert_close(second_order(&difference), second_order(&exact), 1e-3)?;
     assert_eq!(difference.direct.to_vec1::<f64>()?, exact.direct.to_vec1::<f64>()?);
     Ok(())
 }
 
-#[test]
-fn a_quadratic_has_its_closed_form() -> Result<()> {
-    // L(θ, w) = (w θ − 1)² / 2 with m = w and h = θ, one number each. By hand:
-    //   g = w (w θ − 1),  θ′ = θ − l g,  d = θ′ (w θ′ − 1),  v = w (w θ′ − 1),
-    //   ∂²L/∂w∂θ = 2 w θ − 1.
-    // ∂_w L is quadratic in θ, so the central difference is exact too.
-    let (theta, w, l) = (0.8, 1.7, 0.3);
-    let theta_virtual = theta - l * w * (w * theta - 1.0);
-    let miss = w * theta_virtual - 1.0;
-    let (d, v) = (theta_virtual * miss, w * miss);
-    let second_order = -l * (2.0 * w * theta - 1.0) * v;
+/// L(θ, w) = (w θ − t)² / 2 with m = w and h = θ, one number each; t is the data.
+fn quadratic(target: f64) -> impl Fn(&[Dual], &[Dual], &Dual) -> Result<Dual> {
+    move |h, _, m| h[0].mul(m)?.affine(1.0, -target)?.sqr()?.sum_all()?.affine(0.5, 0.0)
+}
 
+#[test]
+fn a_quadratic_has_its_closed_form_in_every_mode() -> Result<()> {
+    // By hand, with target 1 at θ and t at θ′ (t = 1 but for the lookahead, whose
+    // batch is another one):
+    //   g = w (w θ − 1),  θ′ = θ − l (μ V + g),  d = θ′ (w θ′ − t),  v = w (w θ′ − t),
+    //   ∂²L/∂w∂θ = 2 w θ − 1;   with Nesterov's momentum θ′ = θ − l (g + μ (μ V + g)).
+    // ∂_w L is quadratic in θ, so the central difference is exact too.
+    let (theta, w, l, velocity, momentum) = (0.8, 1.7, 0.3, 0.4, 0.9);
     let var = Var::new(&[[theta]], &Device::Cpu)?;
     let groups = [ParameterGroup::single("theta", ParameterKind::Linear, var)];
-    let sgd = Sgd::new(&groups, 0.9, 0.0)?;
     let logits = Var::new(&[w], &Device::Cpu)?;
-    let mask = DimensionMask { logits, form: MaskForm::Free };
-    let loss = MetaLoss {
-        features: &|theta| Ok(theta.to_vec()),
-        head: &|h, _, m| h[0].mul(m)?.affine(1.0, -1.0)?.sqr()?.sum_all()?.affine(0.5, 0.0),
-        mask: &mask,
-    };
-    let theta = [groups[0].tensor().clone()];
-    for how in [Hypergradient::Exact, Hypergradient::FiniteDifference] {
-        let identity = Linearized::new(theta[0].clone(), |direction| Ok(direction[0].clone()));
-        let at = Point {
-            theta_f: &theta,
-            theta_g: &[],
-            velocity_f: sgd.velocity(),
-            velocity_g: &[],
-            features: vec![identity],
+    let mask = DimensionMask { logits, form: MaskForm::Free, shape: MaskShape::Soft };
+    let point = [groups[0].tensor().clone()];
+    let identity = |theta: &Tensor| Linearized::new(theta.clone(), |v| Ok(v[0].clone()));
+    let linearize = |theta: &[Tensor]| Ok(theta.iter().map(identity).collect());
+
+    for nesterov in [false, true] {
+        let mut sgd = match nesterov {
+            false => Sgd::new(&groups, momentum, 0.0)?,
+            true => Sgd::nesterov(&groups, momentum, 0.0)?,
         };
-        let got = meta_gradient(&loss, at, None, &sgd, l, how)?;
-        for (got, expected) in
-            [(got.direct, d), (got.second_order, second_order), (got.total, d + second_order)]
+        sgd.set_velocity(&[Tensor::new(&[[velocity]], &Device::Cpu)?])?;
+        let g = w * (w * theta - 1.0);
+        let (moves_by, factor) = match nesterov {
+            false => (momentum * velocity + g, 1.0),
+            true => (g + momentum * (momentum * velocity + g), 1.0 + momentum),
+        };
+        let theta_virtual = theta - l * moves_by;
+        let expected = |t: f64, how: Hypergradient| {
+            let miss = w * theta_virtual - t;
+            let product = (2.0 * w * theta - 1.0) * w * miss;
+            let second = (how != Hypergradient::FirstOrder).then_some(-l * factor * product);
+            (theta_virtual * miss, second)
+        };
+        let check = |what: &str, got: &MetaGradient, (d, second): (f64, Option<f64>)| {
+            let number = |x: &Tensor| x.to_vec1::<f64>().map(|x| x[0]);
+            assert_eq!(got.second_order.is_some(), second.is_some(), "{what}");
+            for (got, expected) in [
+                (number(&got.direct)?, d),
+                (got.second_order.as_ref().map_or(Ok(0.0), number)?, second.unwrap_or(0.0)),
+                (number(&got.total)?, d + second.unwrap_or(0.0)),
+            ] {
+                assert!((got - expected).abs() < 1e-12, "{what}: {got} {expected}");
+            }
+            Ok::<_, candle_core::Error>(())
+        };
+
+        let here = quadratic(1.0);
+        let loss = MetaLoss {
+            features: &|theta| Ok(theta.to_vec()),
+            linearize: &linearize,
+            head: &here,
+            mask: &mask,
+        };
+        for how in
+            [Hypergradient::FirstOrder, Hypergradient::FiniteDifference, Hypergradient::Exact]
         {
-            let got = got.to_vec1::<f64>()?[0];
-            assert!((got - expected).abs() < 1e-12, "{how:?}: {got} {expected}");
+            for activations in [Activations::Keep, Activations::Recompute] {
+                let at = Point {
+                    theta_f: &point,
+                    theta_g: &[],
+                    velocity_f: sgd.velocity(),
+                    velocity_g: &[],
+                    features: linearize(&point)?,
+                };
+                let got = meta_gradient(&loss, at, None, &sgd, l, (how, activations))?;
+                check(&format!("{how:?} {activations:?}"), &got, expected(1.0, how))?;
+            }
+
+            // Lookahead: the step is taken, its result judged by the next batch's target.
+            let t = 0.6;
+            let theta_next =
+                sgd.virtual_step(&point, &[Tensor::new(&[[g]], &Device::Cpu)?], sgd.velocity(), l)?;
+            let next = head_gradient(&quadratic(t), &theta_next, &[], &mask)?;
+            let theta_f = encoder_gradient(&theta_next, &theta_next, &next.features)?;
+            let v = ThetaGradient { theta_f, theta_g: Vec::new() };
+            let product = mixed_product(&loss, (&point, &[]), None, &v, how)?;
+            let step = l * sgd.virtual_gradient_factor();
+            let got = MetaGradient::new(next.loss, next.w, product, step)?;
+            check(&format!("lookahead {how:?}"), &got, expected(t, how))?;
         }
     }
     Ok(())
 }
 
 #[test]
-fn passes_are_those_of_the_cost_table() -> Result<()> {
+fn activations_computed_again_give_what_kept_ones_give() -> Result<()> {
     let toy = Toy::new(DType::F64, MaskForm::Sigmoid)?;
+    let theta = toy.theta();
+    let at = |activations| {
+        let point = Point {
+            theta_f: &theta[..1],
+            theta_g: &theta[1..],
+            velocity_f: &toy.sgd.velocity()[..1],
+            velocity_g: &toy.sgd.velocity()[1..],
+            features: toy.linearize(&theta[..1])?,
+        };
+        let how = (Hypergradient::Exact, activations);
+        toy.with_loss(|loss| meta_gradient(loss, point, None, &toy.sgd, LEARNING_RATE, how))
+    };
+    let (kept, again) = (at(Activations::Keep)?, at(Activations::Recompute)?);
+    assert_eq!(kept.total.to_vec1::<f64>()?, again.total.to_vec1::<f64>()?);
+    Ok(())
+}
+
+#[test]
+fn passes_are_those_of_the_cost_table() -> Result<()> {
+    use Activations::{Keep, Recompute};
+    let toy = Toy::new(DType::F64, MaskForm::Sigmoid)?;
+    let theta = toy.theta();
     // The forward pass at θ is the caller's; θ′ takes one, the difference two.
-    for (how, forward, tangents) in
-        [(Hypergradient::Exact, 1 + 1, 2), (Hypergradient::FiniteDifference, 1 + 3, 0)]
-    {
+    for (how, activations, forward, tangents) in [
+        (Hypergradient::FirstOrder, Keep, 1 + 1, 0),
+        (Hypergradient::Exact, Keep, 1 + 1, 2),
+        (Hypergradient::Exact, Recompute, 1 + 2, 2),
+        (Hypergradient::FiniteDifference, Keep, 1 + 3, 0),
+    ] {
         toy.forward_passes.set(0);
         toy.tangent_passes.store(0, Ordering::Relaxed);
-        toy.meta_gradient(how)?;
-        assert_eq!(toy.forward_passes.get(), forward, "{how:?}");
-        assert_eq!(toy.tangent_passes.load(Ordering::Relaxed), tangents, "{how:?}: one a view");
+        let at = Point {
+            theta_f: &theta[..1],
+            theta_g: &theta[1..],
+            velocity_f: &toy.sgd.velocity()[..1],
+            velocity_g: &toy.sgd.velocity()[1..],
+            features: toy.linearize(&theta[..1])?,
+        };
+        let mode = (how, activations);
+        toy.with_loss(|loss| meta_gradient(loss, at, None, &toy.sgd, LEARNING_RATE, mode))?;
+        assert_eq!(toy.forward_passes.get(), forward, "{mode:?}");
+        assert_eq!(toy.tangent_passes.load(Ordering::Relaxed), tangents, "{mode:?}: one a view");
     }
     Ok(())
 }
@@ -318,9 +404,12 @@ fn one_forward_pass_serves_two_losses() -> Result<()> {
 fn activations_at_theta_are_gone_before_the_differences_and_kept_for_the_tangent() -> Result<()> {
     let toy = Toy::new(DType::F64, MaskForm::Sigmoid)?;
     let theta = toy.theta();
-    for (how, alive_at_virtual) in
-        [(Hypergradient::Exact, true), (Hypergradient::FiniteDifference, false)]
-    {
+    for (how, alive_at_virtual) in [
+        ((Hypergradient::Exact, Activations::Keep), true),
+        ((Hypergradient::Exact, Activations::Recompute), false),
+        ((Hypergradient::FiniteDifference, Activations::Keep), false),
+        ((Hypergradient::FirstOrder, Activations::Keep), false),
+    ] {
         let activations = Arc::new(());
         let watch = Arc::downgrade(&activations);
         let mut features = toy.linearize(&theta[..1])?;
@@ -338,6 +427,7 @@ fn activations_at_theta_are_gone_before_the_differences_and_kept_for_the_tangent
                 seen.set(Some(watch.upgrade().is_some()));
                 toy.features(theta_f)
             },
+            linearize: &|theta_f| toy.linearize(theta_f),
             head: &contrast,
             mask: &toy.mask,
         };
@@ -365,8 +455,9 @@ fn nothing_is_changed() -> Result<()> {
         Ok(numbers)
     };
     let before = state()?;
-    toy.meta_gradient(Hypergradient::Exact)?;
-    toy.meta_gradient(Hypergradient::FiniteDifference)?;
+    for how in [Hypergradient::FirstOrder, Hypergradient::FiniteDifference, Hypergradient::Exact] {
+        toy.meta_gradient(how)?;
+    }
     assert_eq!(before, state()?);
     Ok(())
 }
@@ -378,11 +469,11 @@ fn f32_agrees_with_f64() -> Result<()> {
     let got = single.meta_gradient(Hypergradient::Exact)?;
     let expected = double.meta_gradient(Hypergradient::Exact)?;
     for (got, expected) in [
-        (got.direct, expected.direct),
-        (got.second_order, expected.second_order),
-        (got.total, expected.total),
+        (&got.direct, &expected.direct),
+        (second_order(&got), second_order(&expected)),
+        (&got.total, &expected.total),
     ] {
-        assert_close(&got.to_dtype(DType::F64)?, &expected, 1e-5)?;
+        assert_close(&got.to_dtype(DType::F64)?, expected, 1e-5)?;
     }
     Ok(())
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The format this program writes. It reads this one and those before it.
-pub(super) const FORMAT: u32 = 1;
+/// The format this program writes. It reads this one and those before it:
+///
+/// 1. `mask`, `model` and `optim.safetensors`, `state.json`
+/// 2. the same with `departure.safetensors`
+pub(super) const FORMAT: u32 = 2;
 
 /// What belongs together with a checkpoint: it is of no use to another run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Checkpoints: either there whole, or not there.
 //!
 //! ```text
-//! checkpoints/step-0000500/{model,optim,mask}.safetensors  state.json  MANIFEST.json
+//! checkpoints/step-0000500/{model,optim,mask,departure}.safetensors  state.json  MANIFEST.json
 //! ```
 //! A checkpoint is written to `.step-0000500.partial`, each file synced, then
 //! the folder, then renamed, then its parent synced, then read back. The latest
@@ -33,8 +33,9 @@ pub use tensors::NamedTensors;
 pub(crate) use tensors::count_not_finite;
 
 const MANIFEST: &str = "MANIFEST.json";
-const FILES: [&str; 4] =
-    ["mask.safetensors", "model.safetensors", "optim.safetensors", "state.json"];
+const DEPARTURE: &str = "departure.safetensors";
+const FILES: [&str; 5] =
+    [DEPARTURE, "mask.safetensors", "model.safetensors", "optim.safetensors", "state.json"];
 const MAX_JSON_BYTES: u64 = 1 << 20;
 
 /// Where a run stands.
@@ -52,12 +53,14 @@ pub struct State {
 pub struct Checkpoint {
     /// Where the run stands.
     pub state: State,
-    /// Weights and running statistics.
+    /// Weights and running statistics; BYOL's target and NNCLR's queue.
     pub model: NamedTensors,
-    /// The optimisers' momentum.
+    /// What the optimisers remember.
     pub optim: NamedTensors,
     /// The mask's logits; empty without a mask.
     pub mask: NamedTensors,
+    /// The regular step that a lookahead still has to judge; empty without one.
+    pub departure: NamedTensors,
 }
 
 /// The checkpoints of one run.
@@ -116,6 +119,7 @@ impl Checkpoints {
         let mut state = serde_json::to_vec_pretty(&checkpoint.state)?;
         state.push(b'\n');
         let contents = [
+            tensors::encode(&checkpoint.departure, &metadata)?,
             tensors::encode(&checkpoint.mask, &metadata)?,
             tensors::encode(&checkpoint.model, &metadata)?,
             tensors::encode(&checkpoint.optim, &metadata)?,
@@ -153,7 +157,8 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint that verifies, `None` if there is no checkpoint at
-    /// all. Its tensors have the names, shapes and dtypes of `like`'s.
+    /// all. Its tensors have the names, shapes and dtypes of `like`'s; a departure
+    /// it may have or not.
     ///
     /// # Errors
     /// If there are some and none verifies; if the newest that does is of
@@ -257,7 +262,11 @@ fn read_verified(
     }
     let manifest =
         Manifest::from_bytes(&manifest).map_err(|message| damaged(&manifest_path, &message))?;
-    if manifest.files.keys().ne(FILES) || !folder.ends_with(name(manifest.step)) {
+    let has_departure = manifest.format > 1;
+    let files = FILES.into_iter().filter(|&file| has_departure || file != DEPARTURE);
+    if !manifest.files.keys().map(String::as_str).eq(files)
+        || !folder.ends_with(name(manifest.step))
+    {
         return Err(damaged(&manifest_path, "does not describe this checkpoint"));
     }
     let other = |found: &str, expected: &str, what: &str| {
@@ -286,10 +295,22 @@ fn read_verified(
         }
         Ok(bytes)
     };
-    let tensors = |file: &str, like: &NamedTensors| {
-        let bytes = bytes(file, tensors::size_limit(like))?;
-        tensors::decode(&bytes, like)
+    let decoded = |file: &str, bytes: &[u8], like: &NamedTensors| {
+        tensors::decode(bytes, like)
             .map_err(|(code, message)| Failure::at(code, &folder.join(file), message))
+    };
+    let tensors = |file: &str, like: &NamedTensors| {
+        decoded(file, &bytes(file, tensors::size_limit(like))?, like)
+    };
+    let departure = match has_departure {
+        false => NamedTensors::new(),
+        true => {
+            let bytes = bytes(DEPARTURE, tensors::size_limit(&like.departure))?;
+            match tensors::is_empty(&bytes) {
+                true => NamedTensors::new(),
+                false => decoded(DEPARTURE, &bytes, &like.departure)?,
+            }
+        }
     };
     let state: State = serde_json::from_slice(&bytes("state.json", MAX_JSON_BYTES)?)
         .map_err(|error| Failure::at(Code::CheckpointHeader, &folder.join("state.json"), error))?;
@@ -301,6 +322,7 @@ fn read_verified(
         mask: tensors("mask.safetensors", &like.mask)?,
         model: tensors("model.safetensors", &like.model)?,
         optim: tensors("optim.safetensors", &like.optim)?,
+        departure,
     })
 }
 
@@ -320,6 +342,7 @@ mod tests {
             model: tensors("encoder.conv1.weight", step as f32),
             optim: tensors("encoder.conv1.weight", 0.5),
             mask: tensors("mask.logits", -1.0),
+            departure: tensors("encoder.conv1.weight", 0.25),
         }
     }
 
@@ -417,11 +440,54 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let checkpoints = checkpoints(folder.path());
         let path = checkpoints.save(&checkpoint(10))?.join(MANIFEST);
-        let newer = fs::read_to_string(&path)?.replace("\"format\": 1", "\"format\": 2");
+        let newer = fs::read_to_string(&path)?.replace("\"format\": 2", "\"format\": 3");
         fs::write(&path, newer)?;
         let failure = checkpoints.latest(&checkpoint(0)).expect_err("a newer format");
         assert_eq!(failure.code, Code::CheckpointVersion);
-        assert!(failure.message.contains("format 2, this program reads 1 to 1"));
+        assert!(failure.message.contains("format 3, this program reads 1 to 2"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_departure_is_there_or_not_and_comes_back_as_it_was() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = checkpoints(folder.path());
+        checkpoints.save(&Checkpoint { departure: NamedTensors::new(), ..checkpoint(10) })?;
+        let found =
+            || Ok::<_, Failure>(checkpoints.latest(&checkpoint(0))?.expect("one").checkpoint);
+        assert!(found()?.departure.is_empty());
+        checkpoints.save(&checkpoint(20))?;
+        assert_eq!(found()?.departure["encoder.conv1.weight"].to_vec1::<f32>()?[0], 0.25);
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_of_format_1_is_read() -> anyhow::Result<()> {
+        // Written by the program when that was its format.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/1");
+        let config = "
+            [data]
+            train_images = 48
+            validation_images = 16
+            [augmentation]
+            size = 16
+            [encoder]
+            width = 2
+            [contrastive_head]
+            hidden = [4]
+            output = 4
+            [training]
+            epochs = 1
+            batch_size = 16";
+        let config = crate::Config::read(config, "format 1", &[])?;
+        let mut learner = crate::Learner::new(&config, candle_core::DType::F32)?;
+        let config_sha256 = "8be06d3ade6ca13f2a54bdbe16459099f389a5b87fd1f0c37f76119fbb258c38";
+        let checkpoints = Checkpoints::to_inspect(folder, config_sha256.to_owned())?;
+        let latest = checkpoints.latest(&learner.like_checkpoint(16)?)?.expect("there is one");
+        assert_eq!(latest.checkpoint.state, State { step: 2, epoch: 1 });
+        learner.restore(&latest.checkpoint)?;
+        let mask = learner.mask.values()?.to_vec1::<f32>()?;
+        assert!(mask.iter().any(|&m| m != 0.5), "it was trained: {mask:?}");
         Ok(())
     }
 

@@ -75,11 +75,18 @@ pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, 
     Ok(tensors)
 }
 
+/// Whether a file holds no tensor. One that does not read is not empty.
+pub(super) fn is_empty(bytes: &[u8]) -> bool {
+    check_names(bytes).is_ok()
+        && SafeTensors::deserialize(bytes).is_ok_and(|file| file.names().is_empty())
+}
+
 /// How many of a tensor's numbers are NaN or infinite.
 pub(crate) fn count_not_finite(tensor: &Tensor) -> candle_core::Result<usize> {
     let flat = tensor.flatten_all()?;
     Ok(match tensor.dtype() {
         DType::F64 => flat.to_vec1::<f64>()?.iter().filter(|x| !x.is_finite()).count(),
+        DType::I64 => 0,
         _ => flat.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count(),
     })
 }

@@ -9,202 +9,23 @@
 
 mod parse;
 mod section;
+mod sections;
 
-use metamask_data::DatasetSpec;
-use metamask_encoders::Stem;
-use metamask_optim::{Hypergradient, MaskForm, Schedule, VirtualStep};
+use metamask_optim::{Hypergradient, OptimizerKind, VirtualStep};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Code, Failure};
+use crate::{
+    failure::{Code, Failure},
+    moment,
+};
+use section::Section;
 pub use section::{Field, Range};
-use section::{Section, section};
-
-section! {
-    /// The run as a whole.
-    Run in "run" {
-        /// Seed of every random draw: weights, order of the samples, views, scenes.
-        seed: u64 = 0, Range::Any;
-    }
-}
-
-section! {
-    /// The images.
-    Data in "data" {
-        /// Data set: `garments` (embedded, in confounded scenes), `garments-plain`, `shapes`,
-        /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `stl10`, `tiny-imagenet`,
-        /// `folder:PATH`, or `scenes:NAME`, another one in confounded scenes.
-        dataset: DatasetSpec = DatasetSpec::Garments, Range::Any;
-        /// Training images to use, the first ones; 0 is all.
-        train_images: usize = 0, Range::Any;
-        /// Images at the end of the training set that stand in for the test set, so that settings
-        /// can be searched without looking at it; 0 evaluates on the test set.
-        validation_images: usize = 0, Range::Any;
-    }
-}
-
-section! {
-    /// The random views of an image. The transforms mean what torchvision's do.
-    Augmentation in "augmentation" {
-        /// Side of a view in pixels.
-        size: usize = 32, Range::Within(8.0, 512.0);
-        /// Share of the image's area that a crop keeps, lowest and highest.
-        crop_scale: [f64; 2] = [0.2, 1.0], Range::AboveUpTo(0.0, 1.0);
-        /// Probability of a horizontal flip.
-        flip_probability: f64 = 0.5, Range::PROBABILITY;
-        /// Probability of the colour jitter.
-        jitter_probability: f64 = 0.8, Range::PROBABILITY;
-        /// Strength of the jitter of brightness, contrast, saturation.
-        jitter: [f64; 3] = [0.8, 0.8, 0.8], Range::Within(0.0, 1.0);
-        /// Strength of the jitter of the hue.
-        jitter_hue: f64 = 0.2, Range::Within(0.0, 0.5);
-        /// Probability of grayscale.
-        grayscale_probability: f64 = 0.2, Range::PROBABILITY;
-        /// Probability of a Gaussian blur, sigma 0.1 to 2.
-        blur_probability: f64 = 0.0, Range::PROBABILITY;
-    }
-}
-
-section! {
-    /// The encoder f: a ResNet.
-    Encoder in "encoder" {
-        /// Layers: 18 or 50.
-        depth: usize = 18, Range::OneOfNumbers(&[18, 50]);
-        /// First layers: `cifar` (3x3, stride 1), `cifar-with-pool`, `imagenet` (7x7, stride 2, pool).
-        stem: Stem = Stem::Cifar, Range::Words(&["cifar", "cifar-with-pool", "imagenet"]);
-        /// Channels of the first stage; 64 is the full network, 16 a quarter of its width.
-        width: usize = 16, Range::Within(1.0, 1024.0);
-        /// Whether a ReLU follows the stem. The authors' code loses it.
-        stem_relu: bool = true, Range::Any;
-    }
-}
-
-section! {
-    /// The contrastive head g_c: linear, batch norm, ReLU for each hidden layer, then linear, batch norm.
-    ContrastiveHead in "contrastive_head" {
-        /// Widths of the hidden layers.
-        hidden: Vec<usize> = vec![512], Range::Within(1.0, 65536.0);
-        /// Width of the embedding.
-        output: usize = 128, Range::Within(2.0, 65536.0);
-    }
-}
-
-section! {
-    /// The redundancy head g_r, built alike. Exists if `objective.redundancy_weight` is above 0.
-    RedundancyHead in "redundancy_head" {
-        /// Widths of the hidden layers.
-        hidden: Vec<usize> = vec![512, 512], Range::Within(1.0, 65536.0);
-        /// Width of the embedding.
-        output: usize = 512, Range::Within(2.0, 65536.0);
-    }
-}
-
-section! {
-    /// The network's loss L = redundancy_weight L_drr + alpha L_c.
-    Objective in "objective" {
-        /// Weight of the contrastive loss L_c (NT-Xent).
-        alpha: f64 = 1.0, Range::Above(0.0);
-        /// Temperature tau of L_c.
-        temperature: f64 = 0.2, Range::Above(0.0);
-        /// Weight of the redundancy-reduction loss L_drr (Barlow Twins); 0 leaves it and its head out.
-        redundancy_weight: f64 = 0.0, Range::AtLeast(0.0);
-        /// Weight lambda of L_drr's off-diagonal terms.
-        redundancy_lambda: f64 = 0.005, Range::Above(0.0);
-    }
-}
-
-section! {
-    /// How long and in what portions.
-    Training in "training" {
-        /// Passes over the training images.
-        epochs: usize = 12, Range::Within(1.0, 1e6);
-        /// Images in a step; the last incomplete batch of an epoch is dropped.
-        batch_size: usize = 128, Range::Within(2.0, 65536.0);
-    }
-}
-
-section! {
-    /// The network's optimiser: SGD with momentum.
-    Optimizer in "optimizer" {
-        /// Learning rate l, before the schedule.
-        learning_rate: f64 = 0.06, Range::AtLeast(0.0);
-        /// Momentum mu.
-        momentum: f64 = 0.9, Range::BelowOne;
-        /// Weight decay, on every parameter.
-        weight_decay: f64 = 5e-4, Range::AtLeast(0.0);
-        /// Course of the learning rate over the epochs: `cosine` (to 0) or `constant`.
-        schedule: Schedule = Schedule::Cosine, Range::Words(&["cosine", "constant"]);
-    }
-}
-
-section! {
-    /// The dimension mask m over the features, and its own SGD.
-    Mask in "mask" {
-        /// `on`, or `off`: the plain method, bit for bit.
-        mode: MaskMode = MaskMode::On, Range::Words(&["on", "off"]);
-        /// `sigmoid`: m = sigmoid(w), w = 0 at the start; `free`: m = w, w = 1 at the start.
-        form: MaskForm = MaskForm::Sigmoid, Range::Words(&["sigmoid", "free"]);
-        /// Learning rate of w.
-        learning_rate: f64 = 30.0, Range::AtLeast(0.0);
-        /// Momentum of w.
-        momentum: f64 = 0.9, Range::BelowOne;
-        /// Weight decay of w.
-        weight_decay: f64 = 0.0, Range::AtLeast(0.0);
-        /// Course of w's learning rate over the epochs: `cosine` or `constant`.
-        schedule: Schedule = Schedule::Cosine, Range::Words(&["cosine", "constant"]);
-    }
-}
-
-section! {
-    /// The meta step that moves the mask.
-    #[derive(Copy)]
-    Meta in "meta" {
-        /// Where the virtual step starts: `shared` (the weights that the regular step starts from,
-        /// whose forward pass it shares) or `after-regular` (the weights after it, as the authors do).
-        virtual_step: VirtualStep = VirtualStep::Shared, Range::Words(&["shared", "after-regular"]);
-        /// The second-order term: `exact` or `finite-difference` (as the authors do).
-        hypergradient: Hypergradient = Hypergradient::Exact,
-            Range::Words(&["exact", "finite-difference"]);
-    }
-}
-
-section! {
-    /// The evaluation after training.
-    Evaluation in "evaluation" {
-        /// Neighbours of kNN.
-        knn_k: usize = 20, Range::Within(1.0, 1e6);
-        /// Temperature T of kNN: a neighbour votes with weight exp(cosine / T).
-        knn_temperature: f64 = 0.1, Range::Above(0.0);
-    }
-}
-
-section! {
-    /// Checkpoints.
-    Checkpoint in "checkpoint" {
-        /// Epochs between two checkpoints; the last epoch always ends with one.
-        every_epochs: usize = 1, Range::Within(1.0, 1e6);
-        /// Checkpoints that are kept, the newest ones.
-        keep: usize = 2, Range::Within(2.0, 1e6);
-    }
-}
-
-section! {
-    /// The run's log.
-    Log in "log" {
-        /// Steps between two `step` lines of `metrics.jsonl`; 0 writes only the epochs' lines.
-        every_steps: usize = 10, Range::Any;
-    }
-}
-
-/// Whether there is a mask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MaskMode {
-    /// The features are masked and the mask is learned.
-    On,
-    /// The base method alone.
-    Off,
-}
+pub use sections::{
+    Annealing, Augmentation, BatchScaling, Checkpoint, ContrastiveHead, Data, Encoder, Evaluation,
+    Experimental, Guard, Log, Mask, MaskMode, MaskPlace, Meta, Method, Objective, OnCollapse,
+    Optimizer, Predictor, Queue, RedundancyHead, Run, Target, Through, Training,
+};
 
 /// Every setting of a run. See `metamask pretrain --print-config` for all of
 /// them with their documentation.
@@ -219,12 +40,18 @@ pub struct Config {
     pub augmentation: Augmentation,
     /// The encoder f.
     pub encoder: Encoder,
-    /// The contrastive head g_c.
+    /// The head of the base loss.
     pub contrastive_head: ContrastiveHead,
+    /// The predictor behind it.
+    pub predictor: Predictor,
     /// The redundancy head g_r.
     pub redundancy_head: RedundancyHead,
     /// The network's loss.
     pub objective: Objective,
+    /// BYOL's target network.
+    pub target: Target,
+    /// NNCLR's queue.
+    pub queue: Queue,
     /// How long and in what portions.
     pub training: Training,
     /// The network's optimiser.
@@ -233,6 +60,8 @@ pub struct Config {
     pub mask: Mask,
     /// The meta step.
     pub meta: Meta,
+    /// What is watched.
+    pub guard: Guard,
     /// The evaluation after training.
     pub evaluation: Evaluation,
     /// Checkpoints.
@@ -254,19 +83,24 @@ impl Config {
     }
 
     /// Each section, in the order of the file.
-    fn sections(&self) -> [&dyn Section; 14] {
+    fn sections(&self) -> [&dyn Section; 19] {
         [
             &self.run,
             &self.data,
             &self.augmentation,
             &self.encoder,
             &self.contrastive_head,
+            &self.predictor,
             &self.redundancy_head,
             &self.objective,
             &self.training,
             &self.optimizer,
             &self.mask,
+            &self.mask.experimental,
             &self.meta,
+            &self.target,
+            &self.queue,
+            &self.guard,
             &self.evaluation,
             &self.checkpoint,
             &self.log,
@@ -287,14 +121,101 @@ impl Config {
                 return Err(Failure::new(Code::Config, message));
             }
         }
-        let [low, high] = self.augmentation.crop_scale;
-        if low > high {
-            let message = format!(
-                "`augmentation.crop_scale`: the lowest must come first, got [{low:?}, {high:?}]"
-            );
-            return Err(Failure::new(Code::Config, message));
+        match self.contradiction() {
+            Some((message, help)) => Err(Failure::new(Code::Config, message).help(help)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What cannot be carried out together, and what to do about it.
+    fn contradiction(&self) -> Option<(String, &'static str)> {
+        let (objective, optimizer, mask, meta) =
+            (&self.objective, &self.optimizer, &self.mask, &self.meta);
+        let [low, high] = self.augmentation.crop_scale;
+        let (batch, epochs) = (self.training.batch_size, self.training.epochs);
+        let masked = mask.mode == MaskMode::On;
+        if low > high {
+            return Some((
+                format!(
+                    "`augmentation.crop_scale`: the lowest must come first, got [{low:?}, {high:?}]"
+                ),
+                "swap the two",
+            ));
+        }
+        if objective.method == Method::BarlowTwins && objective.redundancy_weight > 0.0 {
+            return Some((
+                "`objective.redundancy_weight`: Barlow Twins is L_drr itself, expected 0, got "
+                    .to_owned()
+                    + &objective.redundancy_weight.to_string(),
+                "weigh the loss with `objective.alpha`",
+            ));
+        }
+        if objective.method == Method::Nnclr && self.queue.size < batch {
+            return Some((
+                format!(
+                    "`queue.size`: must be at least `training.batch_size` {batch}, got {}",
+                    self.queue.size
+                ),
+                "take a multiple of the batch size",
+            ));
+        }
+        if let Err(error) =
+            moment::network_schedule(optimizer).check(optimizer.learning_rate, epochs)
+        {
+            return Some((
+                format!("`optimizer.schedule`: {error}"),
+                "see `optimizer.warmup_epochs`, `minimum_rate` and `milestones`",
+            ));
+        }
+        if optimizer.nesterov && optimizer.momentum == 0.0 {
+            return Some((
+                "`optimizer.nesterov`: needs a momentum, `optimizer.momentum` is 0".to_owned(),
+                "set a momentum, or nesterov = false",
+            ));
+        }
+        if mask.rule == OptimizerKind::Lars {
+            return Some((
+                "`mask.rule`: LARS scales by a tensor's norm, which means nothing for a mask, \
+                 expected sgd, adam or adamw"
+                    .to_owned(),
+                "take `sgd`",
+            ));
+        }
+        let lookahead = masked && meta.virtual_step == VirtualStep::Lookahead;
+        if lookahead
+            && optimizer.rule != OptimizerKind::Sgd
+            && meta.hypergradient != Hypergradient::FirstOrder
+        {
+            return Some((
+                format!(
+                    "`meta.virtual_step`: lookahead differentiates the regular step, which must be \
+                     SGD's, got `optimizer.rule` {}",
+                    section::toml_value(&optimizer.rule)
+                ),
+                "take `optimizer.rule = \"sgd\"`, `meta.virtual_step = \"shared\"`, or \
+                 `meta.hypergradient = \"first-order\"`",
+            ));
+        }
+        let experimental = &mask.experimental;
+        if lookahead && experimental.batch_fraction < 1.0 {
+            return Some((
+                format!(
+                    "`mask.experimental.batch_fraction`: lookahead takes whole batches, expected 1, got {}",
+                    experimental.batch_fraction
+                ),
+                "take `meta.every` to make its meta step cheaper",
+            ));
+        }
+        if masked && experimental.batch_fraction * (batch as f64) < 2.0 {
+            return Some((
+                format!(
+                    "`mask.experimental.batch_fraction`: must leave at least 2 images of {batch}, got {}",
+                    experimental.batch_fraction
+                ),
+                "raise it, or `training.batch_size`",
+            ));
+        }
+        None
     }
 
     /// The whole configuration as a TOML file, each field under its documentation.

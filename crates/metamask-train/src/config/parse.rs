@@ -35,18 +35,18 @@ pub(super) fn read(text: &str, origin: &str, overrides: &[String]) -> Result<Con
 /// The dotted keys of a text, each with where it begins.
 fn keys(text: &str) -> Result<Vec<(String, usize)>, toml::de::Error> {
     let mut keys = Vec::new();
-    for (section, value) in DeTable::parse(text)?.get_ref() {
+    collect_keys("", DeTable::parse(text)?.get_ref(), &mut keys);
+    Ok(keys)
+}
+
+fn collect_keys(section: &str, table: &DeTable<'_>, keys: &mut Vec<(String, usize)>) {
+    for (name, value) in table {
+        let key = format!("{section}{}", name.get_ref());
         match value.get_ref().as_table() {
-            None => keys.push((section.get_ref().to_string(), section.span().start)),
-            Some(table) => {
-                for name in table.keys() {
-                    let key = format!("{}.{}", section.get_ref(), name.get_ref());
-                    keys.push((key, name.span().start));
-                }
-            }
+            Some(table) => collect_keys(&format!("{key}."), table, keys),
+            None => keys.push((key, name.span().start)),
         }
     }
-    Ok(keys)
 }
 
 /// Fails unless there is such a key.
@@ -74,10 +74,13 @@ fn with_override(config: &Config, set: &str) -> Result<Config, String> {
         Ok(table) if table.len() == 1 => table["value"].clone(),
         _ => Value::String(value.to_owned()),
     };
-    let (section, name) = key.split_once('.').expect("every known key has a section");
+    let (section, name) = key.rsplit_once('.').expect("every known key has a section");
     let mut table = Table::try_from(config).map_err(|error| error.to_string())?;
-    let section = table.get_mut(section).and_then(Value::as_table_mut);
-    section.expect("every section is a table").insert(name.to_owned(), value);
+    let section = section.split('.').fold(&mut table, |table, name| {
+        let section = table.get_mut(name).and_then(Value::as_table_mut);
+        section.expect("every section is a table")
+    });
+    section.insert(name.to_owned(), value);
     table.try_into().map_err(|error: toml::de::Error| one_line(&error))
 }
 

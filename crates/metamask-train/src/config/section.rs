@@ -102,12 +102,24 @@ macro_rules! numbers {
 }
 
 numbers! {
+    super::Annealing: _x => Vec::new();
+    super::BatchScaling: _x => Vec::new();
     super::MaskMode: _x => Vec::new();
+    super::MaskPlace: _x => Vec::new();
+    super::Method: _x => Vec::new();
+    super::OnCollapse: _x => Vec::new();
+    super::Through: _x => Vec::new();
     metamask_data::DatasetSpec: _x => Vec::new();
+    metamask_encoders::Architecture: _x => Vec::new();
     metamask_encoders::Stem: _x => Vec::new();
+    metamask_optim::Activations: _x => Vec::new();
     metamask_optim::Hypergradient: _x => Vec::new();
+    metamask_optim::LarsClipping: _x => Vec::new();
     metamask_optim::MaskForm: _x => Vec::new();
+    metamask_optim::MaskShape: _x => Vec::new();
+    metamask_optim::OptimizerKind: _x => Vec::new();
     metamask_optim::Schedule: _x => Vec::new();
+    metamask_optim::Stepping: _x => Vec::new();
     metamask_optim::VirtualStep: _x => Vec::new();
     f64: x => vec![*x];
     usize: x => vec![*x as f64];
@@ -123,12 +135,13 @@ pub(super) fn toml_value<T: serde::Serialize>(value: &T) -> String {
     toml::Value::try_from(value).expect("a setting is a TOML value").to_string()
 }
 
-/// Declares a section: `TypeName in "key" { /// doc  name: Type = default, range; … }`.
+/// Declares a section: `TypeName in "key" { /// doc  name: Type = default, range; … }`. A table
+/// inside it, which is a section of its own, stands before the brace: `holding name: Type`.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         $(#[derive($more:ident)])?
-        $name:ident in $key:literal {
+        $name:ident in $key:literal $(holding $inner:ident: $inner_ty:ty)? {
             $($(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr, $range:expr;)+
         }
     ) => {
@@ -138,11 +151,15 @@ macro_rules! section {
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $($(#[doc = $doc])+ pub $field: $ty,)+
+            $(
+                /// A table of its own.
+                pub $inner: $inner_ty,
+            )?
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($field: $default),+ }
+                Self { $($field: $default,)+ $($inner: Default::default(),)? }
             }
         }
 
