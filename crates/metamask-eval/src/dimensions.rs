@@ -4,7 +4,8 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::checked_features;
 
-/// Effective rank: how many dimensions the features fill, from 1 to dim.
+/// Effective rank: how many dimensions the features fill, from 1 to dim; 0 if all
+/// are equal.
 ///
 /// ```text
 /// exp(−Σₖ pₖ ln pₖ)      pₖ = σₖ / Σⱼ σⱼ
@@ -14,7 +15,7 @@ use crate::checked_features;
 /// # Shapes
 /// `features`: `[n, dim]`, n ≥ 2. Computed in f64.
 /// # Errors
-/// If there are fewer than two features, or one is not finite, or all are equal.
+/// If there are fewer than two features, or one is not finite.
 /// # Source
 /// Roy & Vetterli 2007, "The effective rank"; as a measure of representations
 /// Garrido et al. 2023, arXiv:2210.02885.
@@ -36,7 +37,7 @@ pub fn effective_rank(features: &Tensor) -> Result<f64> {
         .collect();
     let sum: f64 = singular.iter().sum();
     if sum == 0.0 {
-        bail!("effective_rank: features must vary, got {} equal ones", centred.dim(0)?);
+        return Ok(0.0);
     }
     let shares = singular.iter().map(|value| value / sum).filter(|&share| share > 0.0);
     Ok((-shares.map(|share| share * share.ln()).sum::<f64>()).exp())
@@ -241,7 +242,21 @@ mod tests {
         assert!((rank([0.0, 2.0, 0.0, 0.0])? - 1.0).abs() < 1e-6);
         // Shares 1/2, 1/4, 1/8, 1/8: entropy (7/4) ln 2.
         assert!((rank([4.0, 2.0, 1.0, 1.0])? - 2f64.powf(1.75)).abs() < ATOL);
-        assert!(rank([0.0; 4]).is_err());
+        assert_eq!(rank([0.0; 4])?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn effective_rank_does_not_see_dimensions_that_do_not_vary() -> Result<()> {
+        // Fewer features than dimensions take the other product; adding constant
+        // dimensions changes nothing.
+        let rows: Vec<[f64; 4]> = (0..5u32)
+            .map(|row| std::array::from_fn(|c| f64::from((row * 7 + c as u32 * 5) % 11)))
+            .collect();
+        let narrow = features(&rows)?;
+        let wide =
+            Tensor::cat(&[&narrow, &Tensor::ones((5, 20), DType::F64, narrow.device())?], 1)?;
+        assert!((effective_rank(&narrow)? - effective_rank(&wide)?).abs() < 1e-6);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Watches a run for collapse: embeddings that no longer tell images apart.
 
 use candle_core::Result;
-use metamask_eval::{dead_dimensions, effective_rank, embedding_spread};
+use metamask_eval::{dead_dimensions, effective_rank};
 use serde::Serialize;
 
 use crate::{algorithm::Iteration, learner::Learner};
@@ -25,9 +25,8 @@ impl Dimensions {
             true => found.features.broadcast_mul(&learner.mask.values()?.detach())?,
             false => found.features.clone(), // the mask lies on the embedding
         };
-        let varies = embedding_spread(&h)?.std > 0.0;
         Ok(Self {
-            effective_rank: if varies { effective_rank(&h)? } else { 1.0 },
+            effective_rank: effective_rank(&h)?,
             dead_dimensions: dead_dimensions(&h, DEAD)?,
         })
     }

@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod checkpoint;
+pub mod compare;
 pub mod config;
 mod durable;
 pub mod evaluate;

@@ -22,7 +22,7 @@ use crate::{
     observer::{EpochReport, Observer, Plan, StepReport},
     run_folder::{self, RunFolder},
     run_log::RunLog,
-    views::{ViewStream, last_batch_of, recipe},
+    views::{ViewStream, batch_of, recipe},
 };
 
 /// Where a run happens; nothing of it changes the result.
@@ -150,8 +150,9 @@ pub fn restore(
     }
     let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
     let recipe = recipe(&config.augmentation)?;
-    let views = last_batch_of(&images, &recipe, config.run.seed, batch_size, epoch - 1)?;
     let steps_per_epoch = (images.len() / batch_size) as u64;
+    let last = (epoch - 1, steps_per_epoch as usize - 1);
+    let views = batch_of(&images, &recipe, config.run.seed, batch_size, last)?;
     let moment = Moment::of(config, step - 1, steps_per_epoch);
     Ok(learner.restore_departure(checkpoint, views, &moment)?)
 }

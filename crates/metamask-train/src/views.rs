@@ -124,22 +124,25 @@ impl Drop for ViewStream {
     }
 }
 
-/// The views of the batch that ends an epoch, as [`ViewStream`] yields them.
+/// The views of batch `batch` of epoch `epoch`, both from 0, as [`ViewStream`] yields them.
 ///
 /// # Errors
-/// If the recipe does not suit the images, or there is no whole batch.
-pub fn last_batch_of(
+/// If the recipe does not suit the images, or the epoch has no such batch.
+pub fn batch_of(
     images: &Unlabelled,
     recipe: &TwoViews,
     seed: u64,
     batch_size: usize,
-    epoch: u64,
+    (epoch, batch): (u64, usize),
 ) -> Result<[Tensor; 2]> {
     let epoch = epoch as u32;
     let order = epoch_order(seed, epoch, images.len() as u32);
-    match Batches::new(&order, batch_size).last() {
+    match Batches::new(&order, batch_size).nth(batch) {
         Some(samples) => make(images, recipe, samples, seed, epoch),
-        None => candle_core::bail!("views: expected a whole batch of {batch_size}, got none"),
+        None => candle_core::bail!(
+            "views: expected a batch {batch} of {batch_size} among {} images, got none",
+            images.len()
+        ),
     }
 }
 
@@ -192,15 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_batch_of_an_epoch_can_be_made_alone() -> Result<()> {
+    fn a_batch_can_be_made_alone() -> Result<()> {
         let mut first = stream(0..1);
         numbers(&mut first)?;
         let expected = numbers(&mut first)?;
         let bytes: Vec<u8> = (0..10 * 8 * 8 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let images = Unlabelled::from(Images::new(bytes, 8, 8).expect("ten images"));
         let recipe = recipe(&Augmentation { size: 8, ..Default::default() })?;
-        let [a, b] = last_batch_of(&images, &recipe, 3, 4, 0)?;
+        let [a, b] = batch_of(&images, &recipe, 3, 4, (0, 1))?;
         assert_eq!(Tensor::cat(&[a, b], 0)?.flatten_all()?.to_vec1::<f32>()?, expected);
+        assert!(batch_of(&images, &recipe, 3, 4, (0, 2)).is_err(), "ten images make two batches");
         Ok(())
     }
 
