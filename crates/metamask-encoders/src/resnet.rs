@@ -2,7 +2,7 @@
 //! classifier, with stems for small images.
 
 use candle_core::{DType, Device, Result, bail};
-use metamask_ops::{Conv2d, Network, NetworkBuilder, Node, Pool};
+use metamask_ops::{Conv2d, Network, NetworkBuilder, Node, Pool, Precision};
 use metamask_random::Key;
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,21 @@ pub struct ResNetConfig {
     /// Whether a ReLU follows the stem's batch normalisation, as in the paper.
     /// MetaMask's released code loses it. Default true.
     pub stem_relu: bool,
+    /// How exactly the convolutions are computed. Default [`Precision::Exact`].
+    /// Not a part of the description: the same weights serve every precision.
+    #[serde(skip)]
+    pub precision: Precision,
 }
 
 impl Default for ResNetConfig {
     fn default() -> Self {
-        Self { depth: 18, stem: Stem::Cifar, width: 64, stem_relu: true }
+        Self {
+            depth: 18,
+            stem: Stem::Cifar,
+            width: 64,
+            stem_relu: true,
+            precision: Precision::Exact,
+        }
     }
 }
 
@@ -67,6 +77,7 @@ fn network(config: &ResNetConfig) -> Result<Network> {
     }
 
     let mut b = Network::builder(3);
+    b.precision(config.precision);
     let mut x = stem(&mut b, config);
     let mut n_in = config.width;
     for (stage, n_blocks) in n_blocks.into_iter().enumerate() {

@@ -71,13 +71,25 @@ fn resnet18_with_cifar_stem_equals_pytorch_s() -> Result<()> {
 
 #[test]
 fn resnet18_with_pool_and_without_stem_relu_equals_pytorch_s() -> Result<()> {
-    let config = ResNetConfig { depth: 18, stem: Stem::CifarWithPool, width: 1, stem_relu: false };
+    let config = ResNetConfig {
+        depth: 18,
+        stem: Stem::CifarWithPool,
+        width: 1,
+        stem_relu: false,
+        ..Default::default()
+    };
     check_equals_pytorch("resnet18_cifar-with-pool", resnet(&config))
 }
 
 #[test]
 fn resnet50_with_imagenet_stem_equals_pytorch_s() -> Result<()> {
-    let config = ResNetConfig { depth: 50, stem: Stem::ImageNet, width: 1, stem_relu: true };
+    let config = ResNetConfig {
+        depth: 50,
+        stem: Stem::ImageNet,
+        width: 1,
+        stem_relu: true,
+        ..Default::default()
+    };
     check_equals_pytorch("resnet50_imagenet", resnet(&config))
 }
 

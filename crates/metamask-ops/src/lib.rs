@@ -17,6 +17,7 @@ mod memory;
 mod network;
 mod normalize;
 mod parameters;
+mod precision;
 
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
@@ -30,6 +31,7 @@ pub use memory::keep_freed_memory;
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Pool};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
+pub use precision::Precision;
 
 /// Which statistics batch normalisation uses, and whether it updates the
 /// running ones. Passes of the meta step take `BatchOnly`: they must leave no

@@ -13,11 +13,10 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use metamask_encoders::{Encoder, Mlp, MlpConfig, ResNet, ResNetConfig};
-use metamask_ops::{BatchStats, ParameterGroup};
+use metamask_ops::{BatchStats, ParameterGroup, Precision};
 use metamask_optim::Sgd;
 use metamask_random::{Key, Purpose};
 
-const SIZE: usize = 32;
 const WARMUP: usize = 2;
 
 fn main() -> anyhow::Result<()> {
@@ -26,16 +25,29 @@ fn main() -> anyhow::Result<()> {
     metamask_ops::set_threads(option("--threads", 2)?)?;
     let batch = option("--batch", 64)?;
     let steps = option("--steps", 7)?;
+    let size = option("--size", 32)?;
+    let precision = match word("--precision").as_deref() {
+        Some("exact") => Precision::Exact,
+        None | Some("fast") => Precision::Fast,
+        Some("bf16") => Precision::Bf16,
+        Some(other) => anyhow::bail!("--precision: expected exact, fast or bf16, got `{other}`"),
+    };
 
     let key = Key::new(0, Purpose::Initialisation);
-    let config = ResNetConfig { width: 64, ..Default::default() };
+    let config = ResNetConfig {
+        depth: option("--depth", 18)?,
+        width: option("--width", 64)?,
+        precision,
+        ..Default::default()
+    };
     let encoder = ResNet::new(&config, key, DType::F32, &Device::Cpu)?;
-    let config = MlpConfig { input: 512, hidden: vec![], output: 128, final_norm: false };
+    let input = encoder.feature_dim();
+    let config = MlpConfig { input, hidden: vec![], output: 128, final_norm: false };
     let head = Mlp::new("fc", &config, key.sample(1), DType::F32, &Device::Cpu)?;
     let groups: Vec<ParameterGroup> =
         encoder.parameters().iter().chain(head.parameters()).cloned().collect();
     let mut optimizer = Sgd::new(&groups, 0.9, 5e-4)?;
-    let images = images(batch)?;
+    let images = images(batch, size)?;
 
     let mut times_ms = Vec::new();
     for _ in 0..WARMUP + steps {
@@ -51,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         serde_json::json!({
             "median_ms": times_ms[times_ms.len() / 2],
             "min_ms": times_ms[0],
+            "precision": format!("{precision:?}").to_lowercase(),
             "batch": batch,
             "threads": metamask_ops::threads(),
             "kernel": kernel,
@@ -79,16 +92,20 @@ fn step(
 }
 
 /// Standard normal pixels, NHWC.
-fn images(batch: usize) -> Result<Tensor> {
+fn images(batch: usize, size: usize) -> Result<Tensor> {
     let mut stream = Key::new(0, Purpose::Test).stream();
-    let pixels = (0..batch * SIZE * SIZE * 3).map(|_| stream.normal() as f32).collect();
-    Tensor::from_vec::<_, f32>(pixels, (batch, SIZE, SIZE, 3), &Device::Cpu)
+    let pixels = (0..batch * size * size * 3).map(|_| stream.normal() as f32).collect();
+    Tensor::from_vec::<_, f32>(pixels, (batch, size, size, 3), &Device::Cpu)
 }
 
 /// The count behind `name` among the arguments, at least 1.
 fn option(name: &str, default: usize) -> anyhow::Result<usize> {
-    let mut words = std::env::args().skip_while(|word| word != name).skip(1);
-    let value = words.next().map_or(Ok(default), |word| word.parse())?;
+    let value = word(name).map_or(Ok(default), |word| word.parse())?;
     anyhow::ensure!(value > 0, "{name} must be positive");
     Ok(value)
+}
+
+/// The word behind `name` among the arguments.
+fn word(name: &str) -> Option<String> {
+    std::env::args().skip_while(|word| word != name).nth(1)
 }

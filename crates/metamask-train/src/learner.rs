@@ -232,9 +232,13 @@ fn encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
     let key = Key::new(config.run.seed, Purpose::Initialisation);
     let config::Encoder { architecture, depth, stem, width, stem_relu } = config.encoder;
     let encoder = match architecture {
-        Architecture::ResNet => {
-            EncoderConfig::ResNet(ResNetConfig { depth, stem, width, stem_relu })
-        }
+        Architecture::ResNet => EncoderConfig::ResNet(ResNetConfig {
+            depth,
+            stem,
+            width,
+            stem_relu,
+            ..Default::default()
+        }),
         Architecture::Conv => EncoderConfig::Conv(ConvNetConfig { width }),
         Architecture::Fc => EncoderConfig::Fc(FullyConnectedConfig {
             image_size: config.augmentation.size,

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{
     ConvShape, Real, Workspace, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
 };
+use crate::Precision;
 
 /// Sizes of a fully connected layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(crate) fn linear_forward<T: Real>(
     accumulate: bool,
     ws: &mut Workspace<T>,
 ) {
-    conv2d_backward_data(&s.as_convolution(), x, w, y, accumulate, ws);
+    conv2d_backward_data(Precision::Exact, &s.as_convolution(), x, w, y, accumulate, ws);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), s.out_features, "linear: bias must have one value an output");
         y.par_chunks_mut(s.out_features).for_each(|row| {
@@ -83,9 +84,9 @@ pub(crate) fn linear_backward<T: Real>(
 ) {
     let shape = s.as_convolution();
     if let Some(dx) = dx {
-        conv2d_forward(&shape, dy, w, dx, accumulate, ws);
+        conv2d_forward(Precision::Exact, &shape, dy, w, dx, accumulate, ws);
     }
-    conv2d_backward_weight(&shape, dy, x, dw, ws);
+    conv2d_backward_weight(Precision::Exact, &shape, dy, x, dw, ws);
     if let Some(db) = db {
         db.fill(T::ZERO);
         for row in dy.chunks_exact(s.out_features) {

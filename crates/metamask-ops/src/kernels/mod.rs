@@ -14,6 +14,7 @@ mod conv2d;
 mod elementwise;
 mod linear;
 mod pool;
+mod shared;
 mod simd;
 #[cfg(test)]
 mod testing;

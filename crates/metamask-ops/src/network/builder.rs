@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::{Error, Result, bail};
 
 use super::{Network, shape::Shape};
-use crate::{ParameterEntry, ParameterKind};
+use crate::{ParameterEntry, ParameterKind, Precision};
 
 /// The output of a layer inside a [`NetworkBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,7 @@ pub struct NetworkBuilder {
     shapes: Vec<Shape>,
     parameters: Vec<ParameterEntry>,
     running: Vec<ParameterEntry>,
+    precision: Precision,
     error: Option<Error>,
 }
 
@@ -143,8 +144,16 @@ impl NetworkBuilder {
             shapes: vec![input],
             parameters: Vec::new(),
             running: Vec::new(),
+            precision: Precision::default(),
             error,
         }
+    }
+
+    /// Chooses how exactly the convolutions of the whole network are computed;
+    /// [`Precision::Exact`] if nobody chooses.
+    pub fn precision(&mut self, precision: Precision) -> &mut Self {
+        self.precision = precision;
+        self
     }
 
     /// The network's input.
@@ -278,8 +287,14 @@ impl NetworkBuilder {
         if !used[0] {
             bail!("network: the output must depend on the input");
         }
-        let network =
-            Network::plan(self.layers, self.shapes[0], output.0, self.parameters, self.running);
+        let network = Network::plan(
+            self.layers,
+            self.shapes[0],
+            output.0,
+            self.parameters,
+            self.running,
+            self.precision,
+        );
         if network.inner.plan.steps.is_empty() {
             bail!("network: the output must be computed, got the input itself");
         }

@@ -26,7 +26,7 @@ pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
 use self::{
     builder::Layer, memory::Memory, op::evaluate, plan::Plan, run::Activations, shape::Shape,
 };
-use crate::{BatchStats, Dual, Linearized, ParameterEntry};
+use crate::{BatchStats, Dual, Linearized, ParameterEntry, Precision};
 
 /// A static graph of layers, run as one operation.
 ///
@@ -67,6 +67,7 @@ struct Inner {
     plan: Plan,
     parameters: Vec<ParameterEntry>,
     running: Vec<ParameterEntry>,
+    precision: Precision,
     memory_f32: Memory<f32>,
     memory_f64: Memory<f64>,
 }
@@ -93,11 +94,21 @@ impl Network {
         output: usize,
         parameters: Vec<ParameterEntry>,
         running: Vec<ParameterEntry>,
+        precision: Precision,
     ) -> Self {
         let plan = Plan::new(&layers, output);
         let (memory_f32, memory_f64) = (Memory::default(), Memory::default());
-        let inner =
-            Inner { layers, input, output, plan, parameters, running, memory_f32, memory_f64 };
+        let inner = Inner {
+            layers,
+            input,
+            output,
+            plan,
+            parameters,
+            running,
+            precision,
+            memory_f32,
+            memory_f64,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -133,6 +144,11 @@ impl Network {
             Shape::Vector { width } => width,
             Shape::Image { .. } | Shape::Unknown => None,
         }
+    }
+
+    /// How exactly the convolutions are computed.
+    pub fn precision(&self) -> Precision {
+        self.inner.precision
     }
 
     /// The shape of the result for an input of shape `input`, batch first.

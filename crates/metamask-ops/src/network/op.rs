@@ -155,6 +155,7 @@ impl<T: Scalar> NetworkOp<T> {
             batch: self.batch,
             memory: T::memory(&self.inner),
             statistics: self.statistics,
+            precision: self.inner.precision,
             x,
             theta,
         }

@@ -10,6 +10,7 @@ use super::{
     plan::{Plan, Step},
     shape::Shape,
 };
+use crate::Precision;
 use crate::kernels::{
     BatchNorm, ConvShape, LinearShape, PoolShape, Real, Statistics, Workspace, add, add_assign,
     avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
@@ -30,6 +31,7 @@ pub(super) struct Run<'a, T> {
     pub batch: usize,
     pub memory: &'a Memory<T>,
     pub statistics: Statistics,
+    pub precision: Precision,
     pub x: &'a [T],
     pub theta: &'a [T],
 }
@@ -69,6 +71,7 @@ impl<T: Real> Run<'_, T> {
         activations: Activations,
         ws: &mut Workspace<T>,
     ) -> (Vec<T>, Saved<T>) {
+        let p = self.precision;
         let n_values = self.plan.values.len();
         let n_moments = self.plan.n_moments;
         let mut values: Vec<Option<Buffer<T>>> = (0..n_values).map(|_| None).collect();
@@ -88,7 +91,8 @@ impl<T: Real> Run<'_, T> {
             match step {
                 Step::Conv { x, y: out, window, weight } => {
                     let shape = self.conv_shape(*x, *out, *window);
-                    conv2d_forward(&shape, value(*x), self.weights(weight), &mut y, false, ws);
+                    let weight = self.weights(weight);
+                    conv2d_forward(p, &shape, value(*x), weight, &mut y, false, ws);
                 }
                 Step::Norm { x, residual, relu, gamma, beta, mean, variance, .. } => {
                     let c = mean.len();
@@ -168,6 +172,7 @@ impl<T: Real> Run<'_, T> {
         x_wanted: bool,
         ws: &mut Workspace<T>,
     ) -> Option<Vec<T>> {
+        let p = self.precision;
         let theta_wanted = dtheta.is_some();
         let wanted: Vec<bool> = (self.plan.values.iter())
             .map(|v| x_wanted || theta_wanted && v.has_parameters)
@@ -188,12 +193,12 @@ impl<T: Real> Run<'_, T> {
                     let shape = self.conv_shape(*x, out, *window);
                     if let Some(theta) = dtheta.as_deref_mut() {
                         let dw = &mut theta[weight.clone()];
-                        conv2d_backward_weight(&shape, value(*x), dy, dw, ws);
+                        conv2d_backward_weight(p, &shape, value(*x), dy, dw, ws);
                     }
                     if wanted[*x] {
                         let (dx, accumulate) = self.flow_into(&mut flows, *x);
                         let weight = self.weights(weight);
-                        conv2d_backward_data(&shape, dy, weight, dx, accumulate, ws);
+                        conv2d_backward_data(p, &shape, dy, weight, dx, accumulate, ws);
                     }
                 }
                 Step::Norm { x, residual, relu, gamma, beta, mean, .. } => {
@@ -296,6 +301,7 @@ impl<T: Real> Run<'_, T> {
         ws: &mut Workspace<T>,
     ) -> Vec<T> {
         let value = |v: usize| self.saved_value(saved, y, v);
+        let p = self.precision;
         let direction = |span: &Range<usize>| theta_dot.map(|theta_dot| &theta_dot[span.clone()]);
         let mut dots: Vec<Option<Buffer<T>>> = self.plan.values.iter().map(|_| None).collect();
 
@@ -312,11 +318,13 @@ impl<T: Real> Run<'_, T> {
                     let x_dot = dot(*x);
                     let weight_dot = direction(weight);
                     if let Some(x_dot) = x_dot {
-                        conv2d_forward(&shape, x_dot, self.weights(weight), &mut y_dot, false, ws);
+                        let weight = self.weights(weight);
+                        conv2d_forward(p, &shape, x_dot, weight, &mut y_dot, false, ws);
                     }
                     if let Some(weight_dot) = weight_dot {
                         let accumulate = x_dot.is_some();
-                        conv2d_forward(&shape, value(*x), weight_dot, &mut y_dot, accumulate, ws);
+                        let x = value(*x);
+                        conv2d_forward(p, &shape, x, weight_dot, &mut y_dot, accumulate, ws);
                     }
                     x_dot.is_none() && weight_dot.is_none()
                 }

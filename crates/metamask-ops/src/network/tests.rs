@@ -8,7 +8,10 @@ use super::{
     op::{Evaluated, evaluate},
     run::Activations,
 };
-use crate::BatchStats::{self, BatchAndUpdate, BatchOnly, Running};
+use crate::{
+    BatchStats::{self, BatchAndUpdate, BatchOnly, Running},
+    Precision,
+};
 
 /// Step of the central differences: its square and the rounding of a sum
 /// divided by it are both far below the tolerance.
@@ -520,5 +523,64 @@ fn arguments_that_do_not_fit_are_refused() -> Result<()> {
     let pixel = x.narrow(0, 0, 1)?.narrow(1, 0, 1)?.narrow(2, 0, 1)?;
     check(&pixel, theta, running, BatchOnly, "at least 2 values");
     case.network.forward(&pixel, theta, running, Running)?;
+    Ok(())
+}
+
+/// 3x3 convolutions that Winograd's method takes, and some that it does not.
+fn wide(precision: Precision) -> Result<Network> {
+    let conv =
+        |out_channels, kernel, stride| Conv2d { out_channels, kernel, stride, padding: kernel / 2 };
+    let mut b = Network::builder(3);
+    b.precision(precision);
+    let x = b.conv2d("stem", b.input(), conv(24, 3, 1));
+    let x = b.batch_norm("bn", x);
+    let x = b.relu(x);
+    let y = b.conv2d("conv1", x, conv(32, 3, 1));
+    let y = b.batch_norm("bn1", y);
+    let y = b.relu(y);
+    let y = b.conv2d("conv2", y, conv(40, 3, 2));
+    let y = b.batch_norm("bn2", y);
+    let shortcut = b.conv2d("downsample", x, conv(40, 1, 2));
+    let y = b.add(y, shortcut);
+    let y = b.relu(y);
+    let y = b.global_avg_pool(y);
+    b.finish(y)
+}
+
+/// Value, gradients in the input and the parameters, and tangent, one behind the other.
+fn everything(network: &Network, dtype: DType) -> Result<Vec<f64>> {
+    let case = Case::new(network.clone(), &[6, 17, 14, 3])?;
+    let cast = |tensor: &Tensor| tensor.to_dtype(dtype);
+    let (x, theta) = (Var::from_tensor(&cast(&case.x)?)?, Var::from_tensor(&cast(&case.theta)?)?);
+    let running = Var::from_tensor(&cast(&case.running)?)?;
+    let linearized = network.linearize(&x, &theta, &running, BatchOnly)?;
+    let mut gradients = (&linearized.value * cast(&case.u)?)?.sum_all()?.backward()?;
+    let direction = cast(&values(&[network.parameter_count()], 7)?)?;
+    let mut all = Vec::new();
+    for tensor in [
+        linearized.value.clone(),
+        gradients.remove(&x).expect("tracked"),
+        gradients.remove(&theta).expect("tracked"),
+        linearized.tangent(&[direction])?,
+    ] {
+        let tensor = tensor.flatten_all()?.to_dtype(DType::F64)?;
+        let scale = tensor.sqr()?.mean_all()?.sqrt()?.to_scalar::<f64>()?;
+        all.extend((tensor / scale)?.to_vec1::<f64>()?);
+    }
+    Ok(all)
+}
+
+#[test]
+fn a_fast_network_is_the_exact_one_up_to_rounding() -> Result<()> {
+    let expected = everything(&wide(Precision::Exact)?, DType::F64)?;
+    let error = |precision, dtype| -> Result<f64> {
+        let got = everything(&wide(precision)?, dtype)?;
+        Ok(got.iter().zip(&expected).map(|(g, e)| (g - e).abs()).fold(0.0, f64::max))
+    };
+    assert_eq!(error(Precision::Fast, DType::F64)?, 0.0, "f64 is always exact");
+    let (exact, fast) = (error(Precision::Exact, DType::F32)?, error(Precision::Fast, DType::F32)?);
+    // A ReLU that changes sides near 0 moves a gradient by more than rounding does.
+    assert!(exact < 1e-4 && fast < 5e-4, "exact {exact:.1e}, fast {fast:.1e}");
+    assert_ne!(exact, fast, "the fast network takes other kernels");
     Ok(())
 }

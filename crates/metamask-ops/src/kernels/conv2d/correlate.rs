@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::pack::{Columns, columns, pack_weights, pad_image};
 use super::plan::{Pixel, Plan};
+use super::product::{Rows, Span, for_tile_of};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
@@ -57,13 +58,6 @@ pub(super) fn correlate<T: Real>(
             };
             T::dispatch(kernel, Images { plan, steps: &steps, packed, source, target, accumulate });
         });
-}
-
-/// Source elements that are read together: `len` from `offset` on.
-#[derive(Clone, Copy)]
-struct Span {
-    offset: usize,
-    len: usize,
 }
 
 /// Every pass's runs, cut into steps of at most [`DEPTH_PER_STEP`].
@@ -134,28 +128,14 @@ impl<T: Real> Task<T> for Images<'_, T> {
                         source,
                         load: accumulate || i > 0,
                     };
+                    macro_rules! run {
+                        ($pixels:literal, $vectors:literal) => {
+                            sweep.run::<V, $pixels, $vectors>(target)
+                        };
+                    }
                     // SAFETY: the caller's promise; the plan's offsets stay
                     // inside source and target, which `Plan` guarantees.
-                    unsafe {
-                        // Nested, so that only the arms of V's own TILE_SUMS are compiled.
-                        let vectors = block.padded / V::LANES;
-                        match V::TILE_SUMS {
-                            24 => match vectors {
-                                4 => sweep.run::<V, 6, 4>(target),
-                                3 => sweep.run::<V, 8, 3>(target),
-                                2 => sweep.run::<V, 12, 2>(target),
-                                _ => sweep.run::<V, 12, 1>(target),
-                            },
-                            12 => match vectors {
-                                2 => sweep.run::<V, 6, 2>(target),
-                                _ => sweep.run::<V, 12, 1>(target),
-                            },
-                            _ => match vectors {
-                                2 => sweep.run::<V, 4, 2>(target),
-                                _ => sweep.run::<V, 8, 1>(target),
-                            },
-                        }
-                    }
+                    unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
                     rows = &rows[step.iter().map(|s| s.len).sum::<usize>() * block.padded..];
                 }
             }
@@ -189,6 +169,12 @@ impl<T: Real> Sweep<'_, T> {
         let total = target.len() / plan.target_len * per_image;
         let (source, to) = (self.source.as_ptr(), target.as_mut_ptr());
         let (mut image, mut next) = (0, 0);
+        let rows = Rows {
+            spans: self.spans,
+            w: self.w.as_ptr(),
+            last: self.block.width - (VECTORS - 1) * V::LANES,
+            load: self.load,
+        };
         for first in (0..total).step_by(PIXELS) {
             let mut x = [source; PIXELS];
             let mut y = [to; PIXELS];
@@ -208,63 +194,9 @@ impl<T: Real> Sweep<'_, T> {
                     y[i] = to.add(image * plan.target_len + pixel.target + self.block.first);
                 }
             }
-            // SAFETY: as above; w holds a row for every element of the spans.
-            unsafe { self.tile::<V, PIXELS, VECTORS>(x, y) }
-        }
-    }
-
-    /// `y[p][v] (+)= Σ_k x[p][k] w[k][v]` for PIXELS pixels by VECTORS vectors.
-    ///
-    /// # Safety
-    /// As [`Sweep::run`]; x and y must point to pixels.
-    #[inline(always)]
-    unsafe fn tile<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(
-        &self,
-        x: [*const T; PIXELS],
-        y: [*mut T; PIXELS],
-    ) {
-        let last = self.block.width - (VECTORS - 1) * V::LANES;
-        // SAFETY: the caller's promise. The last vector of a pixel may be a part
-        // of one, and is then read and written as such; packed rows are whole.
-        unsafe {
-            let mut sums = [[V::zero(); VECTORS]; PIXELS];
-            if self.load {
-                for (sums, y) in sums.iter_mut().zip(y) {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = if v + 1 < VECTORS || last == V::LANES {
-                            V::load(y.add(v * V::LANES))
-                        } else {
-                            V::load_first(y.add(v * V::LANES), last)
-                        };
-                    }
-                }
-            }
-            let mut w = self.w.as_ptr();
-            for span in self.spans {
-                let x = x.map(|x| x.add(span.offset));
-                for k in 0..span.len {
-                    let mut rows = [V::zero(); VECTORS];
-                    for (v, row) in rows.iter_mut().enumerate() {
-                        *row = V::load(w.add(v * V::LANES));
-                    }
-                    for (sums, x) in sums.iter_mut().zip(x) {
-                        let x = V::splat(*x.add(k));
-                        for (sum, row) in sums.iter_mut().zip(rows) {
-                            *sum = x.mul_add(row, *sum);
-                        }
-                    }
-                    w = w.add(VECTORS * V::LANES);
-                }
-            }
-            for (sums, y) in sums.iter().zip(y) {
-                for (v, sum) in sums.iter().enumerate() {
-                    if v + 1 < VECTORS || last == V::LANES {
-                        sum.store(y.add(v * V::LANES));
-                    } else {
-                        sum.store_first(y.add(v * V::LANES), last);
-                    }
-                }
-            }
+            // SAFETY: as above; w holds a row for every element of the spans. The
+            // last vector of a pixel may be a part of one; packed rows are whole.
+            unsafe { rows.multiply::<V, PIXELS, VECTORS>(x, y) }
         }
     }
 }

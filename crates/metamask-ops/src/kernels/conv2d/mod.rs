@@ -3,19 +3,23 @@
 //!
 //! Direct convolution, no im2col. Forward and backward-data are the same sum,
 //! a correlation of a zero-bordered image with packed weights ([`correlate`]):
-//! [`plan`] says which. Backward-weight is in [`weight`].
+//! [`plan`] says which. Backward-weight is in [`weight`]. What [`Precision`]
+//! allows beyond that is in [`winograd`].
 
 mod correlate;
 mod pack;
 mod plan;
+mod product;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod weight_tile;
+mod winograd;
 
 use self::plan::Plan;
 use super::simd::Real;
 use super::workspace::Workspace;
-use crate::Kernel;
+use crate::{Kernel, Precision};
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,11 @@ impl ConvShape {
         self.kernel_h * self.kernel_w * self.in_c * self.out_c
     }
 
+    /// Whether Winograd's method is allowed and saves time.
+    fn takes_winograd<T: Real>(&self, precision: Precision) -> bool {
+        precision >= Precision::Fast && T::HAS_FAST && winograd::pays(self)
+    }
+
     fn check(&self, x: usize, w: usize, y: usize) {
         assert!(
             self.stride > 0
@@ -80,6 +89,7 @@ impl ConvShape {
 /// `x`: `[batch, in_h, in_w, in_c]`, `w`: `[kernel_h, kernel_w, in_c, out_c]`,
 /// `y`: `[batch, out_h, out_w, out_c]`.
 pub(crate) fn conv2d_forward<T: Real>(
+    precision: Precision,
     s: &ConvShape,
     x: &[T],
     w: &[T],
@@ -88,7 +98,12 @@ pub(crate) fn conv2d_forward<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     s.check(x.len(), w.len(), y.len());
-    correlate::correlate(Kernel::current(), &Plan::forward(s), x, w, y, accumulate, ws);
+    let kernel = Kernel::current();
+    if s.takes_winograd::<T>(precision) {
+        winograd::forward(kernel, s, x, w, y, accumulate, ws);
+    } else {
+        correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, ws);
+    }
 }
 
 /// Gradient in the data: `dx = convᵀ(dy, w)`, or `dx += …` if `accumulate`.
@@ -100,6 +115,7 @@ pub(crate) fn conv2d_forward<T: Real>(
 /// # Shapes
 /// As [`conv2d_forward`], `dy` like `y`, `dx` like `x`.
 pub(crate) fn conv2d_backward_data<T: Real>(
+    precision: Precision,
     s: &ConvShape,
     dy: &[T],
     w: &[T],
@@ -108,7 +124,12 @@ pub(crate) fn conv2d_backward_data<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     s.check(dx.len(), w.len(), dy.len());
-    correlate::correlate(Kernel::current(), &Plan::backward_data(s), dy, w, dx, accumulate, ws);
+    let kernel = Kernel::current();
+    if s.takes_winograd::<T>(precision) {
+        winograd::backward_data(kernel, s, dy, w, dx, accumulate, ws);
+    } else {
+        correlate::correlate(kernel, &Plan::backward_data(s), dy, w, dx, accumulate, ws);
+    }
 }
 
 /// Gradient in the weights; overwrites `dw`.
@@ -120,6 +141,7 @@ pub(crate) fn conv2d_backward_data<T: Real>(
 /// # Shapes
 /// As [`conv2d_forward`], `dy` like `y`, `dw` like `w`.
 pub(crate) fn conv2d_backward_weight<T: Real>(
+    precision: Precision,
     s: &ConvShape,
     x: &[T],
     dy: &[T],
@@ -127,5 +149,10 @@ pub(crate) fn conv2d_backward_weight<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     s.check(x.len(), dw.len(), dy.len());
-    weight::backward_weight(Kernel::current(), s, x, dy, dw, ws);
+    let kernel = Kernel::current();
+    if s.takes_winograd::<T>(precision) {
+        winograd::backward_weight(kernel, s, x, dy, dw, ws);
+    } else {
+        weight::backward_weight(kernel, s, x, dy, dw, ws);
+    }
 }

@@ -51,7 +51,7 @@ fn shapes() -> Vec<ConvShape> {
 }
 
 /// Calls `f(output, input, weight)` with the index of every term of the sum.
-fn for_each_term(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+pub(super) fn for_each_term(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     for n in 0..s.batch {
         for oy in 0..s.out_h() {
             for ox in 0..s.out_w() {

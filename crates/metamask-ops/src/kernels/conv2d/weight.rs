@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::pack::{Columns, columns, pad_image};
 use super::plan::{Frame, frame};
+use super::weight_tile::Tile;
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
@@ -242,6 +243,7 @@ impl<T: Real> LinesStep<'_, T> {
                     x_line: s.stride * self.x_line,
                     dy: self.dy.as_ptr().add(block.first),
                     dy_step: s.out_c,
+                    dy_line: s.out_w() * s.out_c,
                     pixels: s.out_w(),
                     lines: self.lines,
                     dw: self.dw.as_mut_ptr().add((start - self.rows.start) * s.out_c + block.first),
@@ -365,6 +367,7 @@ impl<T: Real> PixelsStep<'_, T> {
                     x_line: 0,
                     dy: dy.as_ptr(),
                     dy_step: block.padded,
+                    dy_line: 0,
                     pixels,
                     lines: 1,
                     dw: self.dw.as_mut_ptr().wrapping_add(first * s.out_c + block.first),
@@ -374,99 +377,6 @@ impl<T: Real> PixelsStep<'_, T> {
                     load: self.load,
                 }
                 .run::<V, ROWS, VECTORS, true>();
-            }
-        }
-    }
-}
-
-/// A few rows by a few vectors of the gradient, held in registers over a sum of
-/// `lines · pixels` terms.
-struct Tile<T> {
-    x: *const T,
-    x_step: usize,
-    x_line: usize,
-    dy: *const T,
-    dy_step: usize,
-    pixels: usize,
-    lines: usize,
-    dw: *mut T,
-    dw_step: usize,
-    /// Channels of the last vector that exist in dw.
-    last: usize,
-    /// The rows that dw has and that are wanted.
-    stored: Range<usize>,
-    load: bool,
-}
-
-impl<T: Real> Tile<T> {
-    /// `dw[r][v] (+)= Σ_pixels x[pixel][r] dy[pixel][v]`. WHOLE: dy has full
-    /// vectors to read, whatever dw has.
-    ///
-    /// # Safety
-    /// The CPU must have V's instructions. x must be readable at ROWS elements,
-    /// dy at VECTORS vectors of every pixel (the last one `last` long unless
-    /// WHOLE), dw writable at the rows stored.
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
-    unsafe fn run<
-        V: Simd<Scalar = T>,
-        const ROWS: usize,
-        const VECTORS: usize,
-        const WHOLE: bool,
-    >(
-        self,
-    ) {
-        let partial = self.last < V::LANES;
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut sums = [[V::zero(); VECTORS]; ROWS];
-            if self.load {
-                for r in 0..ROWS {
-                    if r >= self.stored.start && r < self.stored.end {
-                        let from = self.dw.add(r * self.dw_step);
-                        for v in 0..VECTORS {
-                            sums[r][v] = if v + 1 == VECTORS && partial {
-                                V::load_first(from.add(v * V::LANES), self.last)
-                            } else {
-                                V::load(from.add(v * V::LANES))
-                            };
-                        }
-                    }
-                }
-            }
-            for line in 0..self.lines {
-                let mut x = self.x.add(line * self.x_line);
-                let mut dy = self.dy.add(line * self.pixels * self.dy_step);
-                for _ in 0..self.pixels {
-                    let mut gradients = [V::zero(); VECTORS];
-                    for v in 0..VECTORS {
-                        gradients[v] = if v + 1 == VECTORS && !WHOLE {
-                            V::load_first(dy.add(v * V::LANES), self.last)
-                        } else {
-                            V::load(dy.add(v * V::LANES))
-                        };
-                    }
-                    for r in 0..ROWS {
-                        let x = V::splat(*x.add(r));
-                        for v in 0..VECTORS {
-                            sums[r][v] = x.mul_add(gradients[v], sums[r][v]);
-                        }
-                    }
-                    x = x.wrapping_add(self.x_step);
-                    dy = dy.wrapping_add(self.dy_step);
-                }
-            }
-            for r in 0..ROWS {
-                if r >= self.stored.start && r < self.stored.end {
-                    let to = self.dw.add(r * self.dw_step);
-                    for v in 0..VECTORS {
-                        if v + 1 == VECTORS && partial {
-                            sums[r][v].store_first(to.add(v * V::LANES), self.last);
-                        } else {
-                            sums[r][v].store(to.add(v * V::LANES));
-                        }
-                    }
-                }
             }
         }
     }

@@ -29,6 +29,8 @@ pub(crate) trait Real:
 {
     const ZERO: Self;
     const NEG_INFINITY: Self;
+    /// Whether there are other precisions than the exact one.
+    const HAS_FAST: bool;
 
     fn from_f64(value: f64) -> Self;
     fn to_f64(self) -> f64;
@@ -113,6 +115,7 @@ pub(crate) trait Simd: Copy {
 impl Real for f32 {
     const ZERO: Self = 0.0;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
+    const HAS_FAST: bool = true;
 
     fn from_f64(value: f64) -> Self {
         value as f32
@@ -174,6 +177,7 @@ unsafe fn run_avx512<K: Task<f32>>(task: K) {
 impl Real for f64 {
     const ZERO: Self = 0.0;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
+    const HAS_FAST: bool = false;
 
     fn from_f64(value: f64) -> Self {
         value

@@ -1,0 +1,182 @@
+//! The tiles' products summed over channels: forward and backward-data.
+
+use rayon::prelude::*;
+
+use super::grid::{Grid, Place, point_stride};
+use super::transform::{POINTS, TILE, WINDOW, transform_input, transform_output};
+use crate::Kernel;
+use crate::kernels::conv2d::pack::columns;
+use crate::kernels::conv2d::product::{Rows, Span, for_tile_of};
+use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::workspace::{PerThread, at_least};
+
+/// Tiles of a task: as many as reuse the weights well while their products stay
+/// in the second-level cache.
+const TILES: usize = 32;
+
+/// `target (+)= correlation of source with the transformed weights u`.
+pub(super) fn correlate<T: Real>(
+    kernel: Kernel,
+    grid: &Grid,
+    source: &[T],
+    u: &[T],
+    target: &mut [T],
+    accumulate: bool,
+    per_thread: &PerThread<T>,
+) {
+    let run = |source: &[T], target: &mut [T], first_row: usize, tiles: usize| {
+        let scratch = &mut per_thread.get();
+        T::dispatch(
+            kernel,
+            Tiles { grid, source, u, target, first_row, tiles, accumulate, scratch },
+        );
+    };
+    if grid.tiles() <= TILES {
+        let images = TILES / grid.tiles();
+        target
+            .par_chunks_mut(images * grid.out_len())
+            .zip(source.par_chunks(images * grid.in_len()))
+            .for_each(|(target, source)| {
+                run(source, target, 0, target.len() / grid.out_len() * grid.tiles());
+            });
+    } else {
+        let rows = (TILES / grid.columns()).max(1);
+        let chunk = rows * TILE * grid.out_w * grid.out_c;
+        target.par_chunks_mut(grid.out_len()).zip(source.par_chunks(grid.in_len())).for_each(
+            |(target, source)| {
+                target.par_chunks_mut(chunk).enumerate().for_each(|(i, target)| {
+                    let first_row = i * rows;
+                    let rows = rows.min(grid.rows() - first_row);
+                    run(source, target, first_row, rows * grid.columns());
+                });
+            },
+        );
+    }
+}
+
+/// Neighbouring tiles: of some whole images, or some rows of one.
+struct Tiles<'a, T> {
+    grid: &'a Grid,
+    /// The images of the tiles.
+    source: &'a [T],
+    u: &'a [T],
+    /// Exactly what the tiles cover.
+    target: &'a mut [T],
+    first_row: usize,
+    tiles: usize,
+    accumulate: bool,
+    scratch: &'a mut Vec<T>,
+}
+
+impl<T: Real> Task<T> for Tiles<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Self { grid, source, u, target, first_row, tiles, accumulate, scratch } = self;
+        let place = |tile: usize| {
+            let Place { image, row, column } = grid.place(tile + first_row * grid.columns());
+            Place { image, row, column }
+        };
+        let depth = grid.in_c.next_multiple_of(V::LANES);
+        let input_stride = point_stride::<T>(tiles * depth);
+        let widest = V::LANES * V::TILE_VECTORS;
+        let scratch =
+            at_least(scratch, POINTS * (input_stride + point_stride::<T>(tiles * widest)));
+        let (inputs, products) = scratch.split_at_mut(POINTS * input_stride);
+
+        for tile in 0..tiles {
+            for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
+                // SAFETY: the caller's promise; tiles and channels exist, and
+                // inputs has a place for each.
+                unsafe {
+                    let window = grid.window::<V>(source, place(tile), channel, lanes);
+                    let points = transform_input(window);
+                    let to = inputs.as_mut_ptr().add(tile * depth + channel);
+                    for (point, value) in points.as_flattened().iter().enumerate() {
+                        value.store(to.add(point * input_stride));
+                    }
+                }
+            }
+        }
+
+        let spans = [Span { offset: 0, len: grid.in_c }];
+        for block in columns(grid.out_c, V::LANES, V::TILE_VECTORS) {
+            let stride = point_stride::<T>(tiles * block.padded);
+            let u = &u[POINTS * grid.in_c * block.first..][..POINTS * grid.in_c * block.padded];
+            for point in 0..POINTS {
+                let product = PointProduct {
+                    rows: Rows {
+                        spans: &spans,
+                        w: u[point * grid.in_c * block.padded..].as_ptr(),
+                        last: V::LANES,
+                        load: false,
+                    },
+                    x: &inputs[point * input_stride..],
+                    x_step: depth,
+                    y: &mut products[point * stride..],
+                    y_step: block.padded,
+                    tiles,
+                };
+                macro_rules! run {
+                    ($pixels:literal, $vectors:literal) => {
+                        product.run::<V, $pixels, $vectors>()
+                    };
+                }
+                // SAFETY: the caller's promise; inputs and products hold a row
+                // for each tile, u one for each channel.
+                unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
+            }
+            for tile in 0..tiles {
+                for (channel, lanes) in Grid::vectors::<V>(block.width) {
+                    // SAFETY: the caller's promise; products has the tile, and
+                    // the target is what the tiles cover.
+                    unsafe {
+                        let from = products.as_ptr().add(tile * block.padded + channel);
+                        let mut points = [[V::zero(); WINDOW]; WINDOW];
+                        for (point, value) in points.as_flattened_mut().iter_mut().enumerate() {
+                            *value = V::load(from.add(point * stride));
+                        }
+                        grid.put(
+                            transform_output(points),
+                            target.as_mut_ptr(),
+                            first_row,
+                            place(tile),
+                            block.first + channel,
+                            lanes,
+                            accumulate,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The matrix product at one point, for one block of target channels.
+struct PointProduct<'a, T> {
+    rows: Rows<'a, T>,
+    x: &'a [T],
+    x_step: usize,
+    y: &'a mut [T],
+    y_step: usize,
+    tiles: usize,
+}
+
+impl<T: Real> PointProduct<'_, T> {
+    /// # Safety
+    /// The CPU must have V's instructions; x and y must hold `tiles` rows.
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(self) {
+        let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
+        for first in (0..self.tiles).step_by(PIXELS) {
+            // Past the end the last tile repeats, with the same result.
+            let tile = |i: usize| (first + i).min(self.tiles - 1);
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.rows.multiply::<V, PIXELS, VECTORS>(
+                    std::array::from_fn(|i| x.add(tile(i) * self.x_step)),
+                    std::array::from_fn(|i| y.add(tile(i) * self.y_step)),
+                );
+            }
+        }
+    }
+}
