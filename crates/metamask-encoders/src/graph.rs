@@ -81,6 +81,11 @@ impl GraphEncoder {
         self.network.multiply_adds(views)
     }
 
+    /// The graph, such as for watching it.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
     fn flat<'a>(&self, theta: &'a [Tensor]) -> Result<&'a Tensor> {
         match theta {
             [flat] => Ok(flat),
@@ -134,6 +139,11 @@ macro_rules! encoder_by_graph {
                 stats: metamask_ops::BatchStats,
             ) -> candle_core::Result<candle_core::Tensor> {
                 self.0.forward_nchw(images, stats)
+            }
+
+            /// The graph, such as for watching it.
+            pub fn network(&self) -> &metamask_ops::Network {
+                self.0.network()
             }
 
             /// Multiplications (each with an addition) of one forward pass over views of

@@ -28,7 +28,7 @@ pub use layers::{
 };
 pub use linearized::Linearized;
 pub use memory::keep_freed_memory;
-pub use network::{Conv2d, Network, NetworkBuilder, Node, Pool};
+pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
 pub use precision::Precision;

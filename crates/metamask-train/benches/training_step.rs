@@ -9,11 +9,13 @@
 //! cargo bench -p metamask-train --bench training_step -- --threads 2
 //! ```
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use metamask_encoders::{Encoder, Mlp, MlpConfig, ResNet, ResNetConfig};
-use metamask_ops::{BatchStats, ParameterGroup, Precision};
+use metamask_ops::{BatchStats, ParameterGroup, Phase, Precision, StepView, Watcher};
 use metamask_optim::Sgd;
 use metamask_random::{Key, Purpose};
 
@@ -49,6 +51,11 @@ fn main() -> anyhow::Result<()> {
     let mut optimizer = Sgd::new(&groups, 0.9, 5e-4)?;
     let images = images(batch, size)?;
 
+    let profile = Arc::new(Profile::default());
+    if std::env::args().any(|word| word == "--profile") {
+        encoder.network().set_watcher(Some(profile.clone()));
+    }
+
     let mut times_ms = Vec::new();
     for _ in 0..WARMUP + steps {
         let start = Instant::now();
@@ -69,7 +76,48 @@ fn main() -> anyhow::Result<()> {
             "kernel": kernel,
         })
     );
+    print(&profile);
     Ok(())
+}
+
+/// Smallest time of each step of the network, for `--profile`.
+#[derive(Default)]
+struct Profile(Mutex<Times>);
+
+#[derive(Default)]
+struct Times {
+    running: Option<(String, Phase, u64, u64, Instant)>,
+    /// Name and phase: milliseconds, multiply-adds, bytes.
+    steps: BTreeMap<(String, Phase), (f64, u64, u64)>,
+}
+
+impl Watcher for Profile {
+    fn begin(&self, step: &StepView<'_>) {
+        self.0.lock().expect("no panic inside").running =
+            Some((step.name.into(), step.phase, step.multiply_adds, step.bytes, Instant::now()));
+    }
+
+    fn end(&self) {
+        let mut times = self.0.lock().expect("no panic inside");
+        let (name, phase, multiply_adds, bytes, start) = times.running.take().expect("begun");
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        let entry = times.steps.entry((name, phase)).or_insert((ms, multiply_adds, bytes));
+        entry.0 = entry.0.min(ms);
+    }
+}
+
+fn print(profile: &Profile) {
+    let times = profile.0.lock().expect("no panic inside");
+    let mut sums: BTreeMap<(bool, Phase), f64> = BTreeMap::new();
+    for ((name, phase), (ms, multiply_adds, bytes)) in &times.steps {
+        let rate = 2e-6 * *multiply_adds as f64 / ms;
+        let bandwidth = 1e-6 * *bytes as f64 / ms;
+        eprintln!("{name:24} {phase:15?} {ms:8.2} ms {rate:6.0} GFLOP/s {bandwidth:6.1} GB/s");
+        *sums.entry((*multiply_adds > 0, *phase)).or_default() += ms;
+    }
+    for ((has_products, phase), ms) in sums {
+        eprintln!("products: {has_products:5} {phase:15?} {ms:8.1} ms");
+    }
 }
 
 fn step(

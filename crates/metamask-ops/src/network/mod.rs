@@ -15,6 +15,7 @@ mod run;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::Arc;
 
@@ -22,9 +23,11 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 
 pub(crate) use builder::Window;
 pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
+pub use watch::{Phase, StepView, Watcher};
 
 use self::{
     builder::Layer, memory::Memory, op::evaluate, plan::Plan, run::Activations, shape::Shape,
+    watch::Watched,
 };
 use crate::{BatchStats, Dual, Linearized, ParameterEntry, Precision};
 
@@ -68,6 +71,7 @@ struct Inner {
     parameters: Vec<ParameterEntry>,
     running: Vec<ParameterEntry>,
     precision: Precision,
+    watched: Watched,
     memory_f32: Memory<f32>,
     memory_f64: Memory<f64>,
 }
@@ -106,6 +110,7 @@ impl Network {
             parameters,
             running,
             precision,
+            watched: Watched::default(),
             memory_f32,
             memory_f64,
         };
@@ -265,6 +270,11 @@ impl Network {
             _ => evaluate::<f64>(&self.inner, &x, &theta, running, stats, keep)?
                 .tangent(x_dot, theta_dot),
         }
+    }
+
+    /// Lets `watcher` see the steps of all passes from now on; `None` ends it.
+    pub fn set_watcher(&self, watcher: Option<Arc<dyn Watcher>>) {
+        self.inner.watched.set(watcher);
     }
 
     /// Frees the buffers that wait for their next use, such as after an

@@ -156,6 +156,8 @@ impl<T: Scalar> NetworkOp<T> {
             memory: T::memory(&self.inner),
             statistics: self.statistics,
             precision: self.inner.precision,
+            parameters: &self.inner.parameters,
+            watched: &self.inner.watched,
             x,
             theta,
         }

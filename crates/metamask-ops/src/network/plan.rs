@@ -77,7 +77,7 @@ impl Step {
     }
 
     /// The values it reads.
-    fn inputs(&self) -> impl Iterator<Item = usize> {
+    pub fn inputs(&self) -> impl Iterator<Item = usize> {
         let (first, second) = match *self {
             Self::Norm { x, residual, .. } => (x, residual),
             Self::Add { a, b, .. } => (a, Some(b)),

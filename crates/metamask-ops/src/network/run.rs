@@ -9,8 +9,8 @@ use super::{
     memory::{Buffer, Memory},
     plan::{Plan, Step},
     shape::Shape,
+    watch::{Phase, Watched},
 };
-use crate::Precision;
 use crate::kernels::{
     BatchNorm, ConvShape, LinearShape, PoolShape, Real, Statistics, Workspace, add, add_assign,
     avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
@@ -18,6 +18,7 @@ use crate::kernels::{
     global_avg_pool_backward, global_avg_pool_forward, linear_backward, linear_forward,
     max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu, relu_backward,
 };
+use crate::{ParameterEntry, Precision};
 
 /// ε of batch normalisation, PyTorch's default.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -32,6 +33,9 @@ pub(super) struct Run<'a, T> {
     pub memory: &'a Memory<T>,
     pub statistics: Statistics,
     pub precision: Precision,
+    /// For the names of the steps.
+    pub parameters: &'a [ParameterEntry],
+    pub watched: &'a Watched,
     pub x: &'a [T],
     pub theta: &'a [T],
 }
@@ -83,6 +87,7 @@ impl<T: Real> Run<'_, T> {
         }
 
         for (index, step) in self.plan.steps.iter().enumerate() {
+            let _watching = self.watch(step, Phase::Forward);
             let mut y = self.buffer_for(step.output());
             let value = |v: usize| match v {
                 0 => self.x,
@@ -188,14 +193,18 @@ impl<T: Real> Run<'_, T> {
                 None if out == self.plan.output => dy,
                 None => continue, // Nothing before it is asked for.
             };
+            let is_convolution = matches!(step, Step::Conv { .. });
+            let _watching = (!is_convolution).then(|| self.watch(step, Phase::Backward));
             match step {
                 Step::Conv { x, window, weight, .. } => {
                     let shape = self.conv_shape(*x, out, *window);
                     if let Some(theta) = dtheta.as_deref_mut() {
+                        let _watching = self.watch(step, Phase::BackwardWeight);
                         let dw = &mut theta[weight.clone()];
                         conv2d_backward_weight(p, &shape, value(*x), dy, dw, ws);
                     }
                     if wanted[*x] {
+                        let _watching = self.watch(step, Phase::BackwardData);
                         let (dx, accumulate) = self.flow_into(&mut flows, *x);
                         let weight = self.weights(weight);
                         conv2d_backward_data(p, &shape, dy, weight, dx, accumulate, ws);
@@ -311,6 +320,7 @@ impl<T: Real> Run<'_, T> {
                 0 => x_dot,
                 _ => dots[v].as_deref(),
             };
+            let _watching = self.watch(step, Phase::Tangent);
             let mut y_dot = self.buffer_for(out);
             let is_zero = match step {
                 Step::Conv { x, window, weight, .. } => {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::grid::{Grid, Place, point_stride};
 use super::transform::{POINTS, TILE, WINDOW, transform_input, transform_output};
 use crate::Kernel;
-use crate::kernels::conv2d::pack::columns;
+use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{Rows, Span, for_tile_of};
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{PerThread, at_least};
@@ -72,10 +72,7 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { grid, source, u, target, first_row, tiles, accumulate, scratch } = self;
-        let place = |tile: usize| {
-            let Place { image, row, column } = grid.place(tile + first_row * grid.columns());
-            Place { image, row, column }
-        };
+        let place = |tile: usize| grid.place(tile + first_row * grid.columns());
         let depth = grid.in_c.next_multiple_of(V::LANES);
         let input_stride = point_stride::<T>(tiles * depth);
         let widest = V::LANES * V::TILE_VECTORS;
@@ -84,17 +81,11 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
         let (inputs, products) = scratch.split_at_mut(POINTS * input_stride);
 
         for tile in 0..tiles {
-            for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
-                // SAFETY: the caller's promise; tiles and channels exist, and
-                // inputs has a place for each.
-                unsafe {
-                    let window = grid.window::<V>(source, place(tile), channel, lanes);
-                    let points = transform_input(window);
-                    let to = inputs.as_mut_ptr().add(tile * depth + channel);
-                    for (point, value) in points.as_flattened().iter().enumerate() {
-                        value.store(to.add(point * input_stride));
-                    }
-                }
+            // SAFETY: the caller's promise; the tile exists, and inputs has a
+            // place for it.
+            unsafe {
+                let to = inputs.as_mut_ptr().add(tile * depth);
+                transform_inputs::<V>(grid, source, place(tile), to, input_stride);
             }
         }
 
@@ -125,47 +116,92 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
                 // for each tile, u one for each channel.
                 unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
             }
-            for tile in 0..tiles {
-                for (channel, lanes) in Grid::vectors::<V>(block.width) {
-                    // SAFETY: the caller's promise; products has the tile, and
-                    // the target is what the tiles cover.
-                    unsafe {
-                        let from = products.as_ptr().add(tile * block.padded + channel);
-                        let mut points = [[V::zero(); WINDOW]; WINDOW];
-                        for (point, value) in points.as_flattened_mut().iter_mut().enumerate() {
-                            *value = V::load(from.add(point * stride));
-                        }
-                        grid.put(
-                            transform_output(points),
-                            target.as_mut_ptr(),
-                            first_row,
-                            place(tile),
-                            block.first + channel,
-                            lanes,
-                            accumulate,
-                        );
-                    }
+            // SAFETY: the caller's promise; the target is what the tiles cover.
+            unsafe {
+                let to = target.as_mut_ptr();
+                put_tiles::<V>(
+                    grid, products, stride, block, tiles, place, to, first_row, accumulate,
+                );
+            }
+        }
+    }
+}
+
+/// Brings all channels of a tile to the points, each point `stride` behind the last.
+///
+/// # Safety
+/// The CPU must have V's instructions; `source` must hold the place, `to` have
+/// room for whole vectors.
+#[inline(always)]
+pub(super) unsafe fn transform_inputs<V: Simd>(
+    grid: &Grid,
+    source: &[V::Scalar],
+    place: Place,
+    to: *mut V::Scalar,
+    stride: usize,
+) {
+    for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let points = transform_input(grid.window::<V>(source, place, channel, lanes));
+            for (point, value) in points.as_flattened().iter().enumerate() {
+                value.store(to.add(point * stride + channel));
+            }
+        }
+    }
+}
+
+/// Brings one block of channels of the products back from the points, to where
+/// their tiles lie in the target.
+///
+/// # Safety
+/// The CPU must have V's instructions; `products` must hold the tiles at all
+/// points, and the target what they cover, from tile row `first_row` on.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "what, where to, and how much of it")]
+pub(super) unsafe fn put_tiles<V: Simd>(
+    grid: &Grid,
+    products: &[V::Scalar],
+    stride: usize,
+    block: Columns,
+    tiles: usize,
+    place: impl Fn(usize) -> Place,
+    to: *mut V::Scalar,
+    first_row: usize,
+    accumulate: bool,
+) {
+    for tile in 0..tiles {
+        let place = place(tile);
+        for (channel, lanes) in Grid::vectors::<V>(block.width) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let from = products.as_ptr().add(tile * block.padded + channel);
+                let mut points = [[V::zero(); WINDOW]; WINDOW];
+                for (point, value) in points.as_flattened_mut().iter_mut().enumerate() {
+                    *value = V::load(from.add(point * stride));
                 }
+                let tile = transform_output(points);
+                grid.put(tile, to, first_row, place, block.first + channel, lanes, accumulate);
             }
         }
     }
 }
 
 /// The matrix product at one point, for one block of target channels.
-struct PointProduct<'a, T> {
-    rows: Rows<'a, T>,
-    x: &'a [T],
-    x_step: usize,
-    y: &'a mut [T],
-    y_step: usize,
-    tiles: usize,
+pub(super) struct PointProduct<'a, T> {
+    pub(super) rows: Rows<'a, T>,
+    pub(super) x: &'a [T],
+    pub(super) x_step: usize,
+    pub(super) y: &'a mut [T],
+    pub(super) y_step: usize,
+    pub(super) tiles: usize,
 }
 
 impl<T: Real> PointProduct<'_, T> {
     /// # Safety
     /// The CPU must have V's instructions; x and y must hold `tiles` rows.
     #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(self) {
+    pub(super) unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(self) {
         let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
         for first in (0..self.tiles).step_by(PIXELS) {
             // Past the end the last tile repeats, with the same result.

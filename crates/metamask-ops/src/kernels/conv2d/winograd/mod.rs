@@ -20,6 +20,7 @@ mod tests;
 mod transform;
 mod weight;
 mod weights;
+mod wide;
 
 use self::grid::Grid;
 use self::transform::POINTS;
@@ -28,6 +29,9 @@ use super::ConvShape;
 use crate::Kernel;
 use crate::kernels::simd::Real;
 use crate::kernels::workspace::Workspace;
+
+/// Products of channels from which on the weights are transformed piece by piece.
+const WIDE: usize = 1 << 16;
 
 /// Whether the method exists for a shape.
 pub(super) fn applies(s: &ConvShape) -> bool {
@@ -58,9 +62,7 @@ pub(super) fn forward<T: Real>(
     accumulate: bool,
     ws: &mut Workspace<T>,
 ) {
-    let (packed, _, _, per_thread) = ws.parts();
-    let u = transform_weights(kernel, w, s.in_c, s.out_c, Direction::Forward, packed);
-    correlate::correlate(kernel, &Grid::forward(s), x, u, y, accumulate, per_thread);
+    correlate_with(kernel, s, &Grid::forward(s), Direction::Forward, x, w, y, accumulate, ws);
 }
 
 /// As `conv2d_backward_data`.
@@ -73,9 +75,8 @@ pub(super) fn backward_data<T: Real>(
     accumulate: bool,
     ws: &mut Workspace<T>,
 ) {
-    let (packed, _, _, per_thread) = ws.parts();
-    let u = transform_weights(kernel, w, s.in_c, s.out_c, Direction::Backward, packed);
-    correlate::correlate(kernel, &Grid::backward_data(s), dy, u, dx, accumulate, per_thread);
+    let grid = Grid::backward_data(s);
+    correlate_with(kernel, s, &grid, Direction::Backward, dy, w, dx, accumulate, ws);
 }
 
 /// As `conv2d_backward_weight`.
@@ -88,4 +89,25 @@ pub(super) fn backward_weight<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     weight::backward_weight(kernel, s, x, dy, dw, ws);
+}
+
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
+fn correlate_with<T: Real>(
+    kernel: Kernel,
+    s: &ConvShape,
+    grid: &Grid,
+    direction: Direction,
+    source: &[T],
+    w: &[T],
+    target: &mut [T],
+    accumulate: bool,
+    ws: &mut Workspace<T>,
+) {
+    if s.in_c * s.out_c >= WIDE {
+        wide::correlate(kernel, grid, direction, source, w, target, accumulate, ws);
+    } else {
+        let (packed, _, _, per_thread) = ws.parts();
+        let u = transform_weights(kernel, w, s.in_c, s.out_c, direction, packed);
+        correlate::correlate(kernel, grid, source, u, target, accumulate, per_thread);
+    }
 }

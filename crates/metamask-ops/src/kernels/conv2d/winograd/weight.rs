@@ -1,10 +1,12 @@
 //! The gradient in the weights: the same points, summed over tiles.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::grid::{Grid, point_stride};
 use super::transform::{POINTS, transform_gradient, transform_input};
-use super::weights::transform_weight_gradients;
+use super::weights::{gradient_rows, transform_weight_gradients};
 use crate::Kernel;
 use crate::kernels::conv2d::ConvShape;
 use crate::kernels::conv2d::pack::{Columns, columns};
@@ -23,6 +25,13 @@ const ELEMENTS: usize = 1 << 20;
 /// Cells that are summed at a time at least: loading and storing the sums costs.
 const CELLS: usize = 2;
 
+/// Products of channels from which on a sum over all tiles goes straight to the
+/// gradient: the sums at all points would be four times its size, in memory.
+const FUSE_FROM: usize = 1 << 16;
+
+/// Rows of the gradient whose points a task sums: 32 · 64 channels are 288 KiB.
+const FUSED_ROWS: usize = 32;
+
 /// `dw = Gᵀ [Σ_tiles (Bᵀ x B) ⊙ (A dy Aᵀ)] G`
 pub(super) fn backward_weight<T: Real>(
     kernel: Kernel,
@@ -40,9 +49,8 @@ pub(super) fn backward_weight<T: Real>(
     };
     let tiles = s.batch * layout.grid.tiles();
     let cells = (ELEMENTS / layout.cell::<T>()).max(CELLS).min(tiles.div_ceil(CELL));
-    let (_, cell_buffer, sums, _) = ws.parts();
+    let (_, cell_buffer, sums, per_thread) = ws.parts();
     let cell_buffer = at_least(cell_buffer, cells * layout.cell::<T>());
-    let sums = at_least(sums, POINTS * s.in_c * layout.width);
     let blocks: Vec<_> = columns(s.out_c, lanes, vectors).collect();
 
     for first in (0..tiles).step_by(cells * CELL) {
@@ -53,8 +61,24 @@ pub(super) fn backward_weight<T: Real>(
             let tiles = CELL.min(tiles - first);
             T::dispatch(kernel, Transform { layout: &layout, x, dy, first, tiles, cell });
         });
-        let to = SharedMut::new(sums);
         let cells = &*cell_buffer;
+        if n_tiles == tiles && s.in_c * s.out_c >= FUSE_FROM {
+            let to = SharedMut::new(dw);
+            let tasks = s.in_c.div_ceil(FUSED_ROWS);
+            (0..blocks.len() * tasks).into_par_iter().for_each(|i| {
+                let (block, first) = (blocks[i / tasks], i % tasks * FUSED_ROWS);
+                let rows = first..s.in_c.min(first + FUSED_ROWS);
+                let scratch = &mut per_thread.get();
+                let layout = &layout;
+                T::dispatch(
+                    kernel,
+                    Fused { layout, cells, n_tiles, block, rows, scratch, to: &to },
+                );
+            });
+            return;
+        }
+        let sums = at_least(sums, POINTS * s.in_c * layout.width);
+        let to = SharedMut::new(sums);
         (0..blocks.len() * POINTS).into_par_iter().for_each(|i| {
             let (block, point) = (blocks[i / POINTS], i % POINTS);
             let load = first > 0;
@@ -142,55 +166,118 @@ struct Sum<'a, T> {
 impl<T: Real> Task<T> for Sum<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        macro_rules! run {
-            ($rows:literal, $vectors:literal) => {
-                self.tiles::<V, $rows, $vectors>()
-            };
+        let Self { layout, cells, n_tiles, block, point, load, to } = self;
+        let in_c = layout.grid.in_c;
+        // SAFETY: the caller's promise; no other task has this point of this block.
+        unsafe {
+            let to = to.at(POINTS * in_c * block.first + point * in_c * block.padded);
+            layout.sum_point::<V>(cells, n_tiles, block, 0..in_c, point, to, load);
         }
-        // SAFETY: the caller's promise.
-        unsafe { for_tile_of!(V, self.block.padded / V::LANES, run) }
     }
 }
 
-impl<T: Real> Sum<'_, T> {
-    /// # Safety
-    /// The CPU must have V's instructions.
+/// Sums at all points, for some rows of one block, and takes them back to dw.
+struct Fused<'a, T> {
+    layout: &'a Layout,
+    cells: &'a [T],
+    n_tiles: usize,
+    block: Columns,
+    rows: Range<usize>,
+    scratch: &'a mut Vec<T>,
+    to: &'a SharedMut<'a, T>,
+}
+
+impl<T: Real> Task<T> for Fused<'_, T> {
     #[inline(always)]
-    unsafe fn tiles<V: Simd<Scalar = T>, const ROWS: usize, const VECTORS: usize>(self) {
-        let Self { layout, block, point, .. } = self;
-        let in_c = layout.grid.in_c;
-        let cell = layout.cell::<T>();
-        let input = point * layout.input_stride::<T>();
-        let gradient = POINTS * layout.input_stride::<T>()
-            + point * layout.gradient_stride::<T>()
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Self { layout, cells, n_tiles, block, rows, scratch, to } = self;
+        let channels = (layout.grid.in_c, layout.grid.out_c);
+        let stride = point_stride::<T>(rows.len() * block.padded);
+        let sums = at_least(scratch, POINTS * stride).as_mut_ptr();
+        // SAFETY: the caller's promise; sums has the rows at every point, and no
+        // other task has these rows of this block.
+        unsafe {
+            for point in 0..POINTS {
+                let to = sums.add(point * stride);
+                layout.sum_point::<V>(cells, n_tiles, block, rows.clone(), point, to, false);
+            }
+            gradient_rows::<V>(sums, stride, channels, block, rows, to);
+        }
+    }
+}
+
+impl Layout {
+    /// `to[r][v] (+)= Σ_tiles x[tile][r] dy[tile][v]` at one point.
+    ///
+    /// # Safety
+    /// The CPU must have V's instructions; cells must hold the tiles, `to` the
+    /// rows, whole vectors each.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what, where to, and how much of it")]
+    unsafe fn sum_point<V: Simd>(
+        &self,
+        cells: &[V::Scalar],
+        n_tiles: usize,
+        block: Columns,
+        rows: Range<usize>,
+        point: usize,
+        to: *mut V::Scalar,
+        load: bool,
+    ) {
+        macro_rules! run {
+            ($rows:literal, $vectors:literal) => {
+                self.sum::<V, $rows, $vectors>(cells, n_tiles, block, rows, point, to, load)
+            };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
+    }
+
+    /// # Safety
+    /// As [`Self::sum_point`].
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "as `sum_point`")]
+    unsafe fn sum<V: Simd, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        cells: &[V::Scalar],
+        n_tiles: usize,
+        block: Columns,
+        rows: Range<usize>,
+        point: usize,
+        to: *mut V::Scalar,
+        load: bool,
+    ) {
+        let cell = self.cell::<V::Scalar>();
+        let inputs = point * self.input_stride::<V::Scalar>();
+        let gradients = POINTS * self.input_stride::<V::Scalar>()
+            + point * self.gradient_stride::<V::Scalar>()
             + block.first;
-        let target = POINTS * in_c * block.first + point * in_c * block.padded;
         // Whole cells, then what is left of the last one.
-        let (whole, rest) = (self.n_tiles / CELL, self.n_tiles % CELL);
+        let (whole, rest) = (n_tiles / CELL, n_tiles % CELL);
         for (first_cell, lines, pixels) in [(0, whole, CELL), (whole, 1, rest)] {
             if lines * pixels == 0 {
                 continue;
             }
             let start = first_cell * cell;
-            for row in (0..in_c).step_by(ROWS) {
-                // SAFETY: cells hold `depth` channels of x (rows past in_c are
-                // computed and thrown away), `width` of dy; no other task has
-                // this point of this block.
+            for row in rows.clone().step_by(ROWS) {
+                // SAFETY: the caller's promise. Cells hold `depth` channels of x
+                // (rows past them are computed and thrown away; dy's follow in
+                // the cell), `width` of dy.
                 unsafe {
                     Tile {
-                        x: self.cells.as_ptr().add(start + input + row),
-                        x_step: layout.depth,
+                        x: cells.as_ptr().add(start + inputs + row),
+                        x_step: self.depth,
                         x_line: cell,
-                        dy: self.cells.as_ptr().add(start + gradient),
-                        dy_step: layout.width,
+                        dy: cells.as_ptr().add(start + gradients),
+                        dy_step: self.width,
                         dy_line: cell,
                         pixels,
                         lines,
-                        dw: self.to.at(target + row * block.padded),
+                        dw: to.add((row - rows.start) * block.padded),
                         dw_step: block.padded,
                         last: V::LANES,
-                        stored: 0..ROWS.min(in_c - row),
-                        load: self.load || first_cell > 0,
+                        stored: 0..ROWS.min(rows.end - row),
+                        load: load || first_cell > 0,
                     }
                     .run::<V, ROWS, VECTORS, true>();
                 }

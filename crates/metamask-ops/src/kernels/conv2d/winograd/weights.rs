@@ -3,6 +3,8 @@
 //! Transformed weights lie as `[columns][point][k][padded]`: for each block of
 //! target channels the 36 matrices that a tile product reads, rows whole vectors.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::transform::{POINTS, WINDOW, transform_weight, transform_weight_gradient};
@@ -13,7 +15,7 @@ use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::at_least;
 
 /// Rows of a matrix that a task transforms, and the most lanes of a vector.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 
 /// Whether channels keep their roles, or the kernel is turned and they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,28 +45,33 @@ pub(super) fn transform_weights<'u, T: Real>(
     (0..blocks.len() * tasks).into_par_iter().for_each(|i| {
         let (block, first) = (blocks[i / tasks], i % tasks * ROWS);
         let rows = ROWS.min(k - first);
-        T::dispatch(kernel, Rows { w, in_c, out_c, direction, k, block, first, rows, to: &to });
+        let rows = Rows { w, in_c, out_c, direction, block, first, rows };
+        T::dispatch(kernel, Whole { rows, k, to: &to });
     });
     u
 }
 
 /// Some rows of one block of columns.
-struct Rows<'a, T> {
-    w: &'a [T],
-    in_c: usize,
-    out_c: usize,
-    direction: Direction,
-    k: usize,
-    block: Columns,
-    first: usize,
-    rows: usize,
-    to: &'a SharedMut<'a, T>,
+pub(super) struct Rows<'a, T> {
+    pub(super) w: &'a [T],
+    pub(super) in_c: usize,
+    pub(super) out_c: usize,
+    pub(super) direction: Direction,
+    pub(super) block: Columns,
+    pub(super) first: usize,
+    /// At most [`ROWS`].
+    pub(super) rows: usize,
 }
 
-impl<T: Real> Task<T> for Rows<'_, T> {
+impl<T: Real> Rows<'_, T> {
+    /// Writes the rows to `to`, a point's to `point_stride` behind the last one's.
+    ///
+    /// # Safety
+    /// The CPU must have V's instructions, rows and columns exist, and `to` have
+    /// room for them that nobody else writes.
     #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { w, in_c, out_c, block, k, .. } = self;
+    pub(super) unsafe fn transform<V: Simd<Scalar = T>>(&self, to: *mut T, point_stride: usize) {
+        let Self { w, in_c, out_c, block, .. } = *self;
         let tap_len = in_c * out_c;
         let mut turned = [[T::ZERO; ROWS * ROWS]; 9];
         for column in (0..block.width).step_by(V::LANES) {
@@ -73,17 +80,15 @@ impl<T: Real> Task<T> for Rows<'_, T> {
                 for (t, turned) in turned.iter_mut().enumerate() {
                     let w = &w[(8 - t) * tap_len..];
                     for n in 0..lanes {
-                        let row =
-                            &w[(block.first + column + n) * out_c + self.first..][..self.rows];
-                        for (r, &value) in row.iter().enumerate() {
+                        let row = (block.first + column + n) * out_c + self.first;
+                        for (r, &value) in w[row..][..self.rows].iter().enumerate() {
                             turned[r * ROWS + n] = value;
                         }
                     }
                 }
             }
             for r in 0..self.rows {
-                // SAFETY: the caller's promise; rows and columns exist, and no
-                // other task has them.
+                // SAFETY: the caller's promise.
                 unsafe {
                     let mut taps = [[V::zero(); 3]; 3];
                     for (t, tap) in taps.as_flattened_mut().iter_mut().enumerate() {
@@ -95,15 +100,32 @@ impl<T: Real> Task<T> for Rows<'_, T> {
                         };
                         *tap = V::load_up_to(from, lanes);
                     }
-                    let u = transform_weight(taps);
-                    let to = self
-                        .to
-                        .at(POINTS * k * block.first + (self.first + r) * block.padded + column);
-                    for (point, value) in u.as_flattened().iter().enumerate() {
-                        value.store(to.add(point * k * block.padded));
+                    let to = to.add(r * block.padded + column);
+                    for (point, value) in transform_weight(taps).as_flattened().iter().enumerate() {
+                        value.store(to.add(point * point_stride));
                     }
                 }
             }
+        }
+    }
+}
+
+/// Rows of a whole matrix.
+struct Whole<'a, T> {
+    rows: Rows<'a, T>,
+    /// Rows of a point.
+    k: usize,
+    to: &'a SharedMut<'a, T>,
+}
+
+impl<T: Real> Task<T> for Whole<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Rows { block, first, .. } = self.rows;
+        // SAFETY: the caller's promise; no other task has these rows.
+        unsafe {
+            let to = self.to.at(POINTS * self.k * block.first + first * block.padded);
+            self.rows.transform::<V>(to, self.k * block.padded);
         }
     }
 }
@@ -146,24 +168,45 @@ struct GradientRows<'a, T> {
 impl<T: Real> Task<T> for GradientRows<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { du, in_c, out_c, block, .. } = self;
-        for r in self.first..self.first + self.rows {
-            for column in (0..block.width).step_by(V::LANES) {
-                let lanes = V::LANES.min(block.width - column);
-                // SAFETY: the caller's promise; rows and columns exist, and no
-                // other task has them.
-                unsafe {
-                    let from =
-                        du.as_ptr().add(POINTS * in_c * block.first + r * block.padded + column);
-                    let mut u = [[V::zero(); WINDOW]; WINDOW];
-                    for (point, value) in u.as_flattened_mut().iter_mut().enumerate() {
-                        *value = V::load(from.add(point * in_c * block.padded));
-                    }
-                    let taps = transform_weight_gradient(u);
-                    for (t, tap) in taps.as_flattened().iter().enumerate() {
-                        let at = (t * in_c + r) * out_c + block.first + column;
-                        tap.store_up_to(self.to.at(at), lanes);
-                    }
+        let Self { du, in_c, out_c, block, first, rows, to } = self;
+        let du = &du[POINTS * in_c * block.first + first * block.padded..];
+        // SAFETY: the caller's promise; no other task has these rows.
+        unsafe {
+            let (rows, stride) = (first..first + rows, in_c * block.padded);
+            gradient_rows::<V>(du.as_ptr(), stride, (in_c, out_c), block, rows, to);
+        }
+    }
+}
+
+/// Writes rows of dw from their points: `du` is the first row's first point,
+/// `point_stride` the way to the next one.
+///
+/// # Safety
+/// The CPU must have V's instructions; rows and columns must exist in du and in
+/// dw (`to`), where no other task has them.
+#[inline(always)]
+pub(super) unsafe fn gradient_rows<V: Simd>(
+    du: *const V::Scalar,
+    point_stride: usize,
+    (in_c, out_c): (usize, usize),
+    block: Columns,
+    rows: Range<usize>,
+    to: &SharedMut<'_, V::Scalar>,
+) {
+    for (i, row) in rows.enumerate() {
+        for column in (0..block.width).step_by(V::LANES) {
+            let lanes = V::LANES.min(block.width - column);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let from = du.add(i * block.padded + column);
+                let mut u = [[V::zero(); WINDOW]; WINDOW];
+                for (point, value) in u.as_flattened_mut().iter_mut().enumerate() {
+                    *value = V::load(from.add(point * point_stride));
+                }
+                let taps = transform_weight_gradient(u);
+                for (t, tap) in taps.as_flattened().iter().enumerate() {
+                    let at = (t * in_c + row) * out_c + block.first + column;
+                    tap.store_up_to(to.at(at), lanes);
                 }
             }
         }
