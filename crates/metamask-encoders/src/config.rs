@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_key_architecture_chooses_and_the_others_are_its_settings() {
         let read = |text: &str| toml::from_str::<EncoderConfig>(text);
-        let conv = EncoderConfig::Conv(ConvNetConfig { width: 16 });
+        let conv = EncoderConfig::Conv(ConvNetConfig { width: 16, ..Default::default() });
         assert_eq!(read("architecture = 'conv'\nwidth = 16"), Ok(conv.clone()));
         assert_eq!(read(&toml::to_string(&conv).unwrap()), Ok(conv));
         let resnet = EncoderConfig::ResNet(ResNetConfig { depth: 50, ..Default::default() });

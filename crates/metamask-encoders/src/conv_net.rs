@@ -1,7 +1,7 @@
 //! The small convolutional network, `conv`.
 
 use candle_core::{DType, Device, Result, bail};
-use metamask_ops::{Conv2d, Network};
+use metamask_ops::{Conv2d, Network, Precision};
 use metamask_random::Key;
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +13,14 @@ use crate::graph::{GraphEncoder, encoder_by_graph};
 pub struct ConvNetConfig {
     /// Channels of the first layer, at least 1; the last has eight times as many. Default 64.
     pub width: usize,
+    /// How exactly its convolutions are computed; not part of what the network is.
+    #[serde(skip)]
+    pub precision: Precision,
 }
 
 impl Default for ConvNetConfig {
     fn default() -> Self {
-        Self { width: 64 }
+        Self { width: 64, precision: Precision::default() }
     }
 }
 
@@ -29,6 +32,7 @@ fn network(config: &ConvNetConfig) -> Result<Network> {
         bail!("conv: width must be at least 1, got 0");
     }
     let mut b = Network::builder(3);
+    b.precision(config.precision);
     let mut x = b.input();
     for (idx, stride) in STRIDES.into_iter().enumerate() {
         let out_channels = config.width << idx; // 64, 128, 256, 512

@@ -95,7 +95,7 @@ fn resnet50_with_imagenet_stem_equals_pytorch_s() -> Result<()> {
 
 #[test]
 fn conv_equals_pytorch_s() -> Result<()> {
-    let config = ConvNetConfig { width: 3 };
+    let config = ConvNetConfig { width: 3, ..Default::default() };
     check_equals_pytorch("conv", ConvNet::new(&config, KEY, DType::F64, &Device::Cpu))
 }
 
@@ -166,7 +166,7 @@ fn images_in_the_wrong_layout_and_parameters_in_parts_are_refused() -> Result<()
 #[test]
 fn settings_out_of_range_and_images_of_another_size_are_refused() -> Result<()> {
     let build = |config: EncoderConfig| config.build(KEY, DType::F32, &Device::Cpu);
-    assert!(build(EncoderConfig::Conv(ConvNetConfig { width: 0 })).is_err());
+    assert!(build(EncoderConfig::Conv(ConvNetConfig { width: 0, ..Default::default() })).is_err());
     for (image_size, widths) in [(0, vec![4]), (8, vec![]), (8, vec![4, 0])] {
         assert!(build(EncoderConfig::Fc(FullyConnectedConfig { image_size, widths })).is_err());
     }

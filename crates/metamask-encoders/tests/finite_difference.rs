@@ -78,7 +78,7 @@ fn the_radius_is_a_distance_whatever_the_length_of_the_direction() -> Result<()>
 
 #[test]
 fn a_tangent_leaves_no_trace_and_the_value_is_the_encoder_s() -> Result<()> {
-    let config = ConvNetConfig { width: 2 };
+    let config = ConvNetConfig { width: 2, ..Default::default() };
     let key = Key::new(0, Purpose::Initialisation);
     let new = || ConvNet::new(&config, key, DType::F64, &Device::Cpu);
     let (plain, wrapped) = (new()?, FiniteDifferenceTangent::new(new()?));

@@ -231,15 +231,12 @@ pub struct Theta {
 fn encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
     let key = Key::new(config.run.seed, Purpose::Initialisation);
     let config::Encoder { architecture, depth, stem, width, stem_relu } = config.encoder;
+    let precision = config.engine.precision.into();
     let encoder = match architecture {
-        Architecture::ResNet => EncoderConfig::ResNet(ResNetConfig {
-            depth,
-            stem,
-            width,
-            stem_relu,
-            ..Default::default()
-        }),
-        Architecture::Conv => EncoderConfig::Conv(ConvNetConfig { width }),
+        Architecture::ResNet => {
+            EncoderConfig::ResNet(ResNetConfig { depth, stem, width, stem_relu, precision })
+        }
+        Architecture::Conv => EncoderConfig::Conv(ConvNetConfig { width, precision }),
         Architecture::Fc => EncoderConfig::Fc(FullyConnectedConfig {
             image_size: config.augmentation.size,
             ..Default::default()

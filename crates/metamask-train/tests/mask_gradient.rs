@@ -51,7 +51,12 @@ impl Encoder for NoTangent {
 
 fn no_tangent() -> Result<NoTangent> {
     let key = Key::new(0, Purpose::Initialisation);
-    Ok(NoTangent(ConvNet::new(&ConvNetConfig { width: 4 }, key, DType::F64, &Device::Cpu)?))
+    Ok(NoTangent(ConvNet::new(
+        &ConvNetConfig { width: 4, ..Default::default() },
+        key,
+        DType::F64,
+        &Device::Cpu,
+    )?))
 }
 
 #[test]

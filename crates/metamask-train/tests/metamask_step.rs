@@ -15,6 +15,7 @@ use metamask_train::{
     Config, Learner, Moment,
     algorithm::iteration,
     checkpoint::{Checkpoint, NamedTensors, State},
+    config::Precision,
 };
 
 /// Largest error of each tensor, ‖ours − theirs‖ / ‖theirs‖.
@@ -104,6 +105,7 @@ impl Cell {
     fn config(&self, expected: &Fixture) -> anyhow::Result<Config> {
         let mut config = Config::default();
         config.encoder.width = 2;
+        config.engine.precision = Precision::Exact;
         (config.contrastive_head.hidden, config.contrastive_head.output) = (vec![12], 10);
         (config.redundancy_head.hidden, config.redundancy_head.output) = (vec![14, 14], 12);
         config.objective.alpha = expected.number("alpha")?;

@@ -22,9 +22,10 @@ use crate::{
 use section::Section;
 pub use section::{Field, Range};
 pub use sections::{
-    Annealing, Augmentation, BatchScaling, Checkpoint, ContrastiveHead, Data, Encoder, Evaluation,
-    Experimental, Guard, Log, Mask, MaskMode, MaskPlace, Meta, Method, Objective, OnCollapse,
-    Optimizer, Predictor, Queue, RedundancyHead, Run, Target, Through, Training,
+    Annealing, Augmentation, BatchScaling, Checkpoint, ContrastiveHead, Data, Encoder, Engine,
+    Evaluation, Experimental, Guard, Log, Mask, MaskMode, MaskPlace, Meta, Method, Objective,
+    OnCollapse, Optimizer, Precision, Predictor, Queue, RedundancyHead, Run, Target, Through,
+    Training,
 };
 
 /// Every setting of a run. See `metamask pretrain --print-config` for all of
@@ -62,6 +63,8 @@ pub struct Config {
     pub meta: Meta,
     /// What is watched.
     pub guard: Guard,
+    /// How the numbers are computed.
+    pub engine: Engine,
     /// The evaluation after training.
     pub evaluation: Evaluation,
     /// Checkpoints.
@@ -83,7 +86,7 @@ impl Config {
     }
 
     /// Each section, in the order of the file.
-    fn sections(&self) -> [&dyn Section; 19] {
+    fn sections(&self) -> [&dyn Section; 20] {
         [
             &self.run,
             &self.data,
@@ -101,6 +104,7 @@ impl Config {
             &self.target,
             &self.queue,
             &self.guard,
+            &self.engine,
             &self.evaluation,
             &self.checkpoint,
             &self.log,

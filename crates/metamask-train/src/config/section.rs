@@ -108,6 +108,7 @@ numbers! {
     super::MaskPlace: _x => Vec::new();
     super::Method: _x => Vec::new();
     super::OnCollapse: _x => Vec::new();
+    super::Precision: _x => Vec::new();
     super::Through: _x => Vec::new();
     metamask_data::DatasetSpec: _x => Vec::new();
     metamask_encoders::Architecture: _x => Vec::new();

@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::section::{self, Field, Range, Section, section};
 
 section! {
+    /// How the numbers are computed.
+    Engine in "engine" {
+        /// Convolutions: `exact`, as they are defined; `fast`, by Winograd's algorithm where that
+        /// saves time, with an error a few times the rounding of f32.
+        precision: Precision = Precision::Fast, Range::Words(&["exact", "fast"]);
+    }
+}
+
+section! {
     /// The run as a whole.
     Run in "run" {
         /// Seed of every random draw: weights, order of the samples, views, scenes.
@@ -306,6 +315,25 @@ macro_rules! words {
         #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$more])* $variant),+ }
     };
+}
+
+words! {
+    /// How exactly convolutions are computed.
+    Precision {
+        /// Every product as the definition has it.
+        Exact,
+        /// Winograd's algorithm where it saves time.
+        Fast,
+    }
+}
+
+impl From<Precision> for metamask_ops::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Exact => Self::Exact,
+            Precision::Fast => Self::Fast,
+        }
+    }
 }
 
 words! {
