@@ -5,6 +5,7 @@
 
 mod arguments;
 mod bench;
+mod bench_meta;
 mod ci;
 mod golden;
 mod peers;
@@ -24,7 +25,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -54,6 +55,12 @@ const COMMANDS: [Command; 5] = [
         about: "time a training step of ours beside PyTorch's",
         help: bench::HELP,
         run: bench::run,
+    },
+    Command {
+        name: "bench-meta",
+        about: "time every form of the meta step, beside PyTorch's",
+        help: bench_meta::HELP,
+        run: bench_meta::run,
     },
 ];
 
@@ -86,7 +93,7 @@ fn main() -> ExitCode {
 fn overview() -> String {
     let mut text = String::from("Usage: cargo xtask <command> [options]\n\nCommands:\n");
     for command in &COMMANDS {
-        text += &format!("  {:<8} {}\n", command.name, command.about);
+        text += &format!("  {:<10} {}\n", command.name, command.about);
     }
     text + "\n`cargo xtask <command> --help` says more.\n"
 }
