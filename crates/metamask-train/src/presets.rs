@@ -62,6 +62,7 @@ fragments![
     "tuned/dcl",
     "tuned/hcl",
     "tuned/nnclr",
+    "tuned/barlow-twins-metamask",
     "data/cifar10",
     "data/cifar100",
     "data/stl10",
@@ -115,6 +116,7 @@ impl Cell {
             format!("{recipe}/common"),
             format!("{recipe}/{}", if metamask { "metamask" } else { "common" }),
             format!("{recipe}/{method}"),
+            format!("{recipe}/{method}{}", if metamask { "-metamask" } else { "" }),
             format!("data/{data}"),
             format!("data/{data}-{recipe}"),
         ] {
