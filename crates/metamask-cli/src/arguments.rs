@@ -132,6 +132,36 @@ Examples:
   metamask inspect mask runs/RUN --json
   metamask inspect mask runs/RUN --out mask.svg    the picture; never overwrites a file")]
     Mask(InspectMaskArguments),
+    /// What each form of the meta step gives and costs, on the run's own state
+    #[command(after_help = "\
+Examples:
+  metamask inspect hypergradient runs/RUN
+  metamask inspect hypergradient runs/RUN --json
+
+Takes the iteration after the last checkpoint under every form (virtual step x
+hypergradient), from the same state and on the same batches, and changes nothing.")]
+    Hypergradient(InspectHypergradientArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectHypergradientArguments {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Iterations that are timed of each form
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub repeats: u16,
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Worker threads [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Measure one form only and print it as JSON; this is how the forms are started
+    #[arg(long, value_name = "FORM", hide = true)]
+    pub only: Option<String>,
 }
 
 #[derive(Args, Debug)]

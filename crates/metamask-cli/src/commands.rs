@@ -96,7 +96,7 @@ fn check_device(device: &str) -> Result<(), Failure> {
     Err(Failure::new(Code::Device, message))
 }
 
-fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
+pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
     if let Some(threads) = threads {
         metamask_ops::set_threads(usize::from(threads))?;
     }

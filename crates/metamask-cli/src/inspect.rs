@@ -19,12 +19,13 @@ use serde::Serialize;
 use crate::{
     arguments::{InspectArguments, InspectCommand, InspectMaskArguments},
     commands::restore_latest,
-    print,
+    hypergradient, print,
 };
 
 pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     match &arguments.command {
         InspectCommand::Mask(arguments) => mask(arguments),
+        InspectCommand::Hypergradient(arguments) => hypergradient::inspect(arguments),
     }
 }
 

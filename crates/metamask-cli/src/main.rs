@@ -5,6 +5,7 @@
 
 mod arguments;
 mod commands;
+mod hypergradient;
 mod inspect;
 mod print;
 mod progress;

@@ -157,6 +157,26 @@ fn chance(level: Option<f64>) -> String {
     level.map_or_else(String::new, |level| format!(" (chance {level:.3})"))
 }
 
+/// Counts off the parts of something long, on a terminal.
+pub(crate) struct Spinner(ProgressBar);
+
+impl Spinner {
+    pub fn new(parts: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(parts), ProgressDrawTarget::stderr());
+        bar.set_style(style("{spinner} {pos}/{len} {wide_bar} {eta} left"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+
+    pub fn advance(&self) {
+        self.0.inc(1);
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is well-formed")
 }

@@ -29,3 +29,17 @@ pub fn keep_freed_memory() {
         }
     }
 }
+
+/// Gives memory that was freed back to the system, so that what the process holds
+/// is what it uses. The opposite of [`keep_freed_memory`], once. On other allocators
+/// than glibc's nothing happens.
+pub fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: malloc_trim takes an integer and touches nothing that is in use.
+        #[allow(unsafe_code, reason = "the C library has no other interface")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+}

@@ -50,6 +50,8 @@ pub struct Found {
 ///
 /// The batches are the first ones of the epoch that would come next; rates are those
 /// of the last step that was taken, since after the end of a run they may be 0.
+/// `before_the_first` is called when everything but the iterations is done: whoever
+/// watches memory begins there.
 ///
 /// # Errors
 /// If the data do not suit the run.
@@ -59,6 +61,7 @@ pub fn measure(
     checkpoint: &Checkpoint,
     form: Option<Meta>,
     repeats: usize,
+    before_the_first: impl FnOnce(),
 ) -> anyhow::Result<Found> {
     let mut config = config.clone();
     match form {
@@ -80,6 +83,7 @@ pub fn measure(
     let looks_ahead = form.is_some_and(|meta| meta.virtual_step == VirtualStep::Lookahead);
 
     let mut learner = Learner::new(&config, DType::F32)?;
+    before_the_first();
     let mut found: Option<Iteration> = None;
     let mut durations_s = Vec::new();
     // The first time allocates what the others reuse.
