@@ -57,7 +57,8 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
             std::fs::remove_dir_all(&out)?;
         }
         std::fs::create_dir_all(&out)?;
-        shell::run(shell::command(&python).arg(script).arg(&out))?;
+        // -B: no compiled modules among the sources.
+        shell::run(shell::command(&python).arg("-B").arg(script).arg(&out))?;
 
         for file in files_below(&out)? {
             let name = file.strip_prefix(&out)?.to_path_buf();
@@ -93,9 +94,13 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Those in the folder itself; what several of them import lies in folders below it.
 fn scripts() -> anyhow::Result<Vec<PathBuf>> {
-    let mut scripts = files_below(&shell::root().join(SCRIPTS))?;
-    scripts.retain(|path| path.extension().is_some_and(|kind| kind == "py"));
+    let folder = shell::root().join(SCRIPTS);
+    let mut scripts = files_below(&folder)?;
+    scripts.retain(|path| {
+        path.parent() == Some(&folder) && path.extension().is_some_and(|kind| kind == "py")
+    });
     Ok(scripts)
 }
 
