@@ -1,47 +1,59 @@
-"""Three iterations of SimCLR + MetaMask, step by step, for crates/metamask-train/tests/fixtures.
+"""Three iterations of MetaMask, step by step, for crates/metamask-train/tests/fixtures.
 
     python metamask_step.py OUT_DIR
 
-Written from docs/method.md ("One iteration"): float64, one thread, PyTorch's
-autograd for everything, create_graph for the exact hypergradient. A ResNet-18
-with CIFAR stem of base width 2 (16 features), heads of three and two layers,
-batches of 16 images of 12 x 12.
+Written from docs/method.md ("One iteration"): float64, one thread, PyTorch's autograd for
+everything. The exact hypergradient is what autograd finds through the virtual step
+theta'(w) (create_graph), not the formula for it; that both agree is asserted. Network and
+losses are in reference/: a ResNet-18 with CIFAR stem of base width 2 (16 features), heads
+of three and two layers, batches of 16 images of 12 x 12.
 
-All initial parameters are PyTorch's default ones times SCALE (norms spread a little,
-so that no number rests at 0 or 1). Before a batch norm
-scale does not matter, so this divides the effective learning rate by SCALE squared:
-without it a net as narrow as this leaps at rate 0.05, and amplifies the rounding
-of f32 beyond any tolerance. The seed is one at which no ReLU comes too close to its
-kink for f32: in PyTorch's f32 the losses, d, the second-order term, G (these three
-relative to |G|) and w agree with the files within 4e-5 in every case.
+All initial parameters are PyTorch's default ones times SCALE (norms spread a little, so that
+no number rests at 0 or 1). Before a batch norm scale does not matter, so this divides the
+effective learning rate by SCALE squared: without it a net as narrow as this leaps at rate
+0.05, and amplifies the rounding of f32 beyond any tolerance. The seed is one at which no
+ReLU comes too close to its kink, and no two neighbours in NNCLR's queue to each other, for
+f32: in PyTorch's f32 everything here agrees with the files within 8e-5 in every case (d and
+the second-order term relative to |G|). It is also one at which every fault shows, and at
+which the neighbours at theta' are not all those at theta.
 
 metamask_step_start.safetensors, float32 (exact in either precision):
 
     view_a.T, view_b.T      the views of iteration T = 0, 1, 2, NHWC
-    model.NAME              initial parameters and running statistics
+    model.NAME              initial parameters and running statistics of all heads; BYOL's
+                            target starts as the online network
+    model.queue.entries     NNCLR's queue, [40, 10]; and queue.pointer, int64
 
-metamask_step_SETTING_STEP_HYPERGRADIENT[_no-drr].safetensors, float64, with SETTING in
-`shows` (rates at which every term shows) and `authors` (theirs), STEP in
-`after-regular` and `shared`, HYPERGRADIENT in `finite-difference` and `exact`:
+metamask_step_WHAT_STEP_HYPERGRADIENT[_no-drr].safetensors, float64. WHAT is
 
-    learning_rate, mask_rate, momentum, weight_decay, alpha, tau, lambda    scalars
-    T.loss, T.loss_c        losses of iteration T's regular step
-    T.loss_drr              likewise; absent without L_drr (then L = alpha L_c, no head for it)
-    T.meta_loss             L_c(theta', w)
-    T.direct                d = dL_c/dw at theta'
-    T.second_order          -l d2L_c/dwdtheta v; G = direct + second_order
-    T.total                 G
+    shows                   SimCLR at rates at which every term shows
+    authors                 SimCLR at the authors' rates
+    nesterov                `shows` with Nesterov's momentum for the network
+    through-base            `shows`, but the lookahead goes through alpha B alone
+    barlow-twins, byol, dcl, hcl, nnclr     `shows` with another base method
+
+STEP is `after-regular`, `shared` or `lookahead`, HYPERGRADIENT `first-order`,
+`finite-difference` or `exact`. `_no-drr`, and Barlow Twins: L = alpha B, no head for L_drr.
+
+    learning_rate, mask_rate, momentum, weight_decay, alpha, lambda, tau, tau_plus,
+    beta, target_momentum   scalars
+    T.loss, T.loss_base     losses L and B of iteration T's regular step
+    T.loss_drr              likewise
+    T.meta_loss             B(theta', w); for a lookahead theta' is this iteration's theta
+    T.direct                d = dB/dw at theta'
+    T.second_order          how B moves with the w that theta' depends on; absent from first-order
+    T.total                 G = direct + second_order
     T.w                     the mask's logits after the iteration
-    T.wrong.FAULT           G with a fault: `no-momentum` (left out of the virtual step),
-                            `v-at-theta` (v taken at theta); in setting `shows` only
-    model.NAME              parameters and running statistics at the end
+    T.wrong.FAULT           G with a fault, where it shows (see `faulty`); not at the authors' rates
+    model.NAME              at the end: parameters, running statistics, BYOL's target.NAME,
+                            queue.entries and queue.pointer
     velocity.NAME           momentum buffers at the end
     w_velocity              the mask's
 
-NAME is PyTorch's: encoder.* as torchvision's resnet18 (no fc, convolutions OIHW),
-redundancy_head.* and contrastive_head.* as nn.Sequential numbers its layers, ReLUs
-counted. The mask starts at w = 0, the momentum buffers at 0. Both heads see
-m * h with m = sigmoid(w).
+The meta keys of T = 0 are absent where a lookahead has no step to judge yet. Tensors at the
+end are flattened, and of those with more than 64 numbers every seventh is kept. NAME is
+PyTorch's. The mask starts at w = 0, the momentum buffers at 0. The heads see m * h with
+m = sigmoid(w).
 
 Needs torch and safetensors; the committed files were made with torch 2.15.0 on the CPU.
 """
@@ -50,146 +62,125 @@ import itertools
 import math
 import pathlib
 import sys
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from reference import losses
+from reference.network import BATCH, HEADS, WIDTHS, State, draw_views, encoder, head
 from safetensors.torch import save_file
 
-ITERATIONS, BATCH, SIZE = 3, 16, 12
-SEED, SCALE = 26, 24.0
-WIDTHS, BLOCKS = [2, 4, 8, 16], 2
-HEADS = {"redundancy_head": [16, 14, 14, 12], "contrastive_head": [16, 12, 10]}
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+ITERATIONS, CAPACITY = 3, 40  # the queue's end lies within the third batch
+SEED, SCALE = 79, 24.0
 
-SETTINGS = {
-    "shows": dict(learning_rate=0.05, mask_rate=2.0, alpha=1.0, tau=0.5),
-    "authors": dict(learning_rate=1e-3, mask_rate=1e-3, alpha=10.0, tau=0.07),
+SHOWS = {
+    "learning_rate": 0.05, "mask_rate": 2.0, "momentum": 0.9, "weight_decay": 5e-4,
+    "alpha": 1.0, "lambda": 5e-3, "tau": 0.5, "tau_plus": 0.1, "beta": 1.0, "target_momentum": 0.9,
+}  # fmt: skip
+AUTHORS = SHOWS | {"learning_rate": 1e-3, "mask_rate": 1e-3, "alpha": 10.0, "tau": 0.07}
+BASE_LOSSES = {
+    "simclr": losses.nt_xent,
+    "barlow-twins": losses.barlow_twins,
+    "byol": losses.byol_cosine,
+    "dcl": losses.debiased_nt_xent,
+    "hcl": losses.hard_negative_nt_xent,
+    "nnclr": losses.nearest_neighbour_nt_xent,
 }
-FOR_ALL = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "lambda": 5e-3}
 
 
-# Networks. `running` holds the running statistics to update, or is None: then the
-# batch's statistics are used and nothing is left behind.
+@dataclass(frozen=True)
+class Case:
+    what: str
+    step: str
+    hypergradient: str
+    with_drr: bool = True
+    method: str = "simclr"
+
+    @property
+    def name(self):
+        no_drr = "" if self.with_drr or self.method == "barlow-twins" else "_no-drr"
+        return f"metamask_step_{self.what}_{self.step}_{self.hypergradient}{no_drr}"
+
+    @property
+    def numbers(self):
+        return AUTHORS if self.what == "authors" else SHOWS
+
+    @property
+    def head(self):
+        return "redundancy_head" if self.method == "barlow-twins" else "contrastive_head"
+
+    @property
+    def has_predictor(self):
+        return self.method in ("byol", "nnclr")
+
+    def base_part(self, tensors):
+        """What B depends on."""
+        heads = [self.head] + ["predictor"] * self.has_predictor
+        return {k: x for k, x in tensors.items() if k.split(".")[0] in ["encoder", *heads]}
+
+    def part(self, tensors):
+        """What L depends on."""
+        redundancy = {k: x for k, x in tensors.items() if self.with_drr and k.startswith("redundancy_head")}
+        return self.base_part(tensors) | redundancy
 
 
-def batch_norm(p, running, name, x):
-    mean = running[f"{name}.running_mean"] if running else None
-    variance = running[f"{name}.running_var"] if running else None
-    weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
-    return F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=0.1, eps=1e-5)
-
-
-def encoder(p, running, x):
-    """ResNet-18 with CIFAR stem: 3x3, stride 1, no max-pool; global average pool."""
-
-    def conv_norm(conv, norm, x, stride):
-        weight = p[f"encoder.{conv}.weight"]
-        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-        return batch_norm(p, running, f"encoder.{norm}", x)
-
-    x = F.relu(conv_norm("conv1", "bn1", x, 1))
-    for stage, block in itertools.product(range(4), range(BLOCKS)):
-        name = f"layer{stage + 1}.{block}"
-        stride = 2 if stage > 0 and block == 0 else 1
-        y = F.relu(conv_norm(f"{name}.conv1", f"{name}.bn1", x, stride))
-        y = conv_norm(f"{name}.conv2", f"{name}.bn2", y, 1)
-        if stride == 2:
-            x = conv_norm(f"{name}.downsample.0", f"{name}.downsample.1", x, stride)
-        x = F.relu(x + y)
-    return x.mean((2, 3))
-
-
-def head(p, running, name, x):
-    """Linear, batch norm, ReLU, ..., Linear, batch norm."""
-    n_linear = len(HEADS[name]) - 1
-    for i in range(n_linear):
-        x = F.linear(x, p[f"{name}.{3 * i}.weight"], p[f"{name}.{3 * i}.bias"])
-        x = batch_norm(p, running, f"{name}.{3 * i + 1}", x)
-        x = F.relu(x) if i < n_linear - 1 else x
-    return x
-
-
-def initial_state(generator):
-    """SCALE times PyTorch's defaults, weights and biases uniform in +-1/sqrt(fan_in); norms 1 and 0, +-0.2."""
-    p, running = {}, {}
-
-    def uniform(shape, fan_in):
-        x = torch.rand(shape, generator=generator, dtype=torch.float64)
-        return (SCALE * (2 * x - 1) / math.sqrt(fan_in)).float().double()
-
-    def conv(name, n_in, n_out, kernel):
-        p[f"encoder.{name}.weight"] = uniform((n_out, n_in, kernel, kernel), n_in * kernel**2)
-
-    def norm(name, n):
-        p[f"{name}.weight"] = (SCALE + uniform((n,), 25)).float().double()
-        p[f"{name}.bias"] = uniform((n,), 25)
-        running[f"{name}.running_mean"] = torch.zeros(n, dtype=torch.float64)
-        running[f"{name}.running_var"] = torch.ones(n, dtype=torch.float64)
-
-    conv("conv1", 3, WIDTHS[0], 3)
-    norm("encoder.bn1", WIDTHS[0])
-    n_in = WIDTHS[0]
-    for (stage, n), block in itertools.product(enumerate(WIDTHS), range(BLOCKS)):
-        name = f"layer{stage + 1}.{block}"
-        conv(f"{name}.conv1", n_in, n, 3)
-        norm(f"encoder.{name}.bn1", n)
-        conv(f"{name}.conv2", n, n, 3)
-        norm(f"encoder.{name}.bn2", n)
-        if n_in != n:
-            conv(f"{name}.downsample.0", n_in, n, 1)
-            norm(f"encoder.{name}.downsample.1", n)
-        n_in = n
-    for name, widths in HEADS.items():
-        for i, (a, b) in enumerate(itertools.pairwise(widths)):
-            p[f"{name}.{3 * i}.weight"] = uniform((b, a), a)
-            p[f"{name}.{3 * i}.bias"] = uniform((b,), a)
-            norm(f"{name}.{3 * i + 1}", b)
-    return p, running
-
-
-def draw_views(generator):
-    """Two views of smooth random images: common waves, and noise of its own for each view."""
-    y, x = torch.meshgrid(*[torch.linspace(0, 1, SIZE, dtype=torch.float64)] * 2, indexing="ij")
-    frequency = 2 * math.pi * (4 * torch.rand(BATCH, 3, 3, 2, generator=generator, dtype=torch.float64) - 2)
-    phase = 2 * math.pi * torch.rand(BATCH, 3, 3, generator=generator, dtype=torch.float64)
-    waves = frequency[..., 0, None, None] * y + frequency[..., 1, None, None] * x + phase[..., None, None]
-    content = waves.sin().mean(2)
-    noise = torch.randn(2, BATCH, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
-    return [(content + 0.3 * n).float().double() for n in noise]  # NCHW
+def cases():
+    steps, methods = ["after-regular", "shared", "lookahead"], ["finite-difference", "exact"]
+    for step in steps:
+        for hypergradient in methods:
+            yield Case("shows", step, hypergradient)
+            yield Case("shows", step, hypergradient, with_drr=False)
+            yield Case("authors", step, hypergradient)
+        yield Case("shows", step, "first-order")
+    for step, method in itertools.product(["shared", "lookahead"], list(BASE_LOSSES)[1:]):
+        yield Case(method, step, "exact", with_drr=method != "barlow-twins", method=method)
+    yield Case("nesterov", "shared", "exact")
+    yield Case("nesterov", "lookahead", "exact")
+    yield Case("through-base", "lookahead", "exact")
 
 
 # Losses.
 
 
-def barlow_twins(z_a, z_b, lambda_):
-    n, dim = z_a.shape
+@dataclass
+class Batch:
+    """Two views, and what the base loss takes as given beside them in this iteration."""
 
-    def standardized(z):
-        centred = z - z.mean(0)
-        return centred / (centred.square().sum(0) / (n - 1) + 1e-12).sqrt()
-
-    c = standardized(z_a).T @ standardized(z_b) / n
-    diagonal = torch.eye(dim, dtype=torch.bool)
-    return (1 - c[diagonal]).square().sum() + lambda_ * c[~diagonal].square().sum()
+    views: list
+    targets: list  # of both views, BYOL's
+    queue: torch.Tensor  # NNCLR's entries
+    uncut: tuple  # w and the targets as a function of it, for the fault of not cutting there
 
 
-def nt_xent(z_a, z_b, tau):
-    n = len(z_a)
-    z = torch.cat([z_a, z_b])
-    u = z / z.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    similarity = (u @ u.T / tau).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
-    partner = torch.arange(2 * n).roll(n)
-    return F.cross_entropy(similarity, partner)
+def masked_features(p, running, w, views):
+    """The views go through separately."""
+    return [torch.sigmoid(w) * encoder(p, running, x) for x in views]
 
 
-def losses(p, running, w, views, setting, with_drr):
-    """L_drr (None without it) and L_c; the views go through separately."""
-    h = [encoder(p, running, x) for x in views]
-    masked = [torch.sigmoid(w) * x for x in h]
-    drr = None
-    if with_drr:
-        drr = barlow_twins(*[head(p, running, "redundancy_head", x) for x in masked], FOR_ALL["lambda"])
-    return drr, nt_xent(*[head(p, running, "contrastive_head", x) for x in masked], setting["tau"])
+def embed(case, p, running, masked):
+    return [head(p, running, case.head, x) for x in masked]
+
+
+def base_loss(case, p, running, masked, batch):
+    """B, and the embedding of view a."""
+    z_a, z_b = embed(case, p, running, masked)
+    others = batch.targets
+    if case.method == "nnclr":
+        # Chosen anew by every pass.
+        cosines = [F.normalize(z.detach(), dim=1) @ batch.queue.T for z in (z_a, z_b)]
+        others = [batch.queue[c.argmax(1)] for c in cosines]
+    p_a, p_b = (head(p, running, "predictor", z) if case.has_predictor else z for z in (z_a, z_b))
+    return BASE_LOSSES[case.method](p_a, p_b, others, case.numbers), z_a.detach()
+
+
+def redundancy_loss(case, p, running, masked):
+    z_a, z_b = [head(p, running, "redundancy_head", x) for x in masked]
+    return losses.barlow_twins(z_a, z_b, None, case.numbers)
+
+
+def meta_loss(case, p, w, batch):
+    """B in a meta pass: it leaves no running statistics behind."""
+    return base_loss(case, p, None, masked_features(p, None, w, batch.views), batch)[0]
 
 
 # The algorithm.
@@ -199,147 +190,306 @@ def tracked(tensors):
     return {name: x.detach().clone().requires_grad_() for name, x in tensors.items()}
 
 
+def leaf(w):
+    return w.detach().clone().requires_grad_()
+
+
 def gradient(loss, p, **options):
-    return dict(zip(p, torch.autograd.grad(loss, list(p.values()), **options)))
+    return dict(zip(p, torch.autograd.grad(loss, list(p.values()), materialize_grads=True, **options)))
 
 
-def virtual_step(p, g, velocity, l, momentum=MOMENTUM):
-    return {k: p[k] - l * (momentum * velocity[k] + g[k] + WEIGHT_DECAY * p[k]) for k in p}
+def descent(case, p, g, velocity, momentum=None):
+    """SGD's step as a function of g, with the velocities as they are."""
+    mu = case.numbers["momentum"] if momentum is None else momentum
+    rate, moved = case.numbers["learning_rate"], {}
+    for k, x in p.items():
+        decayed = g[k] + case.numbers["weight_decay"] * x
+        v = mu * velocity[k] + decayed
+        moved[k] = x - rate * (decayed + mu * v if case.what == "nesterov" else v)
+    return moved
 
 
-def hypergradient(p, velocity, w, views, setting, method, momentum=MOMENTUM, v_at_theta=False):
-    """Steps M1 to M4. Only the parameters that L_c depends on take part; norms keep no trace."""
-    l = setting["learning_rate"]
-    p = tracked({k: x for k, x in p.items() if not k.startswith("redundancy_head")})
-    w = w.detach().clone().requires_grad_()
-
-    def loss_c(p, w):
-        return losses(p, None, w, views, setting, False)[1]
-
-    # M1, M2. The graph of g is kept: theta' is a function of w.
-    g = gradient(loss_c(p, w), p, create_graph=True)
-    p_virtual = virtual_step(p, g, velocity, l, momentum)
-
-    # M3 at theta', cut off from how it came about.
-    cut, w_cut = tracked(p_virtual), w.detach().clone().requires_grad_()
-    meta_loss = loss_c(cut, w_cut)
-    *v, d = torch.autograd.grad(meta_loss, [*cut.values(), w_cut])
-    v = dict(zip(p, v))
-    if v_at_theta:
-        v = {k: x.detach() for k, x in g.items()}
-
-    # M4
-    if method == "exact":
-        slope = sum((g[k] * v[k]).sum() for k in p)
-        second_order = -l * torch.autograd.grad(slope, w, retain_graph=True)[0]
-        if not v_at_theta:
-            (through_everything,) = torch.autograd.grad(loss_c(p_virtual, w), w)
-            assert torch.allclose(d + second_order, through_everything, rtol=1e-11, atol=1e-13)
-    else:
-        r = 0.01 / math.sqrt(sum(x.square().sum().item() for x in v.values()))
-
-        def w_gradient(step):
-            moved = {k: p[k].detach() + step * v[k] for k in p}
-            return torch.autograd.grad(loss_c(moved, w), w)[0]
-
-        second_order = -l * (w_gradient(r) - w_gradient(-r)) / (2 * r)
-    return meta_loss.detach(), d, second_order
-
-
-def sgd(p, g, velocity, rate):
+def sgd(p, g, velocity, rate, numbers, nesterov=False):
     """torch.optim.SGD's step, with its momentum buffer in our hands."""
     leaves = [x.detach().clone() for x in p.values()]
-    optimizer = torch.optim.SGD(leaves, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    for leaf, name in zip(leaves, p):
-        leaf.grad = g[name].clone()
-        optimizer.state[leaf]["momentum_buffer"] = velocity[name].clone()
+    momentum, decay = numbers["momentum"], numbers["weight_decay"]
+    optimizer = torch.optim.SGD(leaves, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    for x, name in zip(leaves, p):
+        x.grad = g[name].clone()
+        optimizer.state[x]["momentum_buffer"] = velocity[name].clone()
     optimizer.step()
     return dict(zip(p, leaves)), {k: optimizer.state[x]["momentum_buffer"] for k, x in zip(p, leaves)}
 
 
-def run(name, p, running, views, setting, step, method, with_drr):
-    """All iterations of one case; returns what the file holds."""
-    p = {k: x for k, x in p.items() if with_drr or not k.startswith("redundancy_head")}
-    running = {k: x.clone() for k, x in running.items() if with_drr or not k.startswith("redundancy_head")}
+@dataclass
+class Departure:
+    """Where a step started and on what it was taken."""
+
+    p: dict
+    velocity: dict
+    w: torch.Tensor
+    batch: Batch
+
+
+@dataclass
+class Meta:
+    loss: torch.Tensor
+    direct: torch.Tensor
+    at: dict
+    v: dict
+    second_order: torch.Tensor | None = None
+
+    @property
+    def total(self):
+        return self.direct if self.second_order is None else self.direct + self.second_order
+
+
+def descended(case, p, w, batch, base_only=None):
+    """The loss that the step to theta' goes down, as far as its dependence on w counts, and
+    the rest of it: a lookahead's is the regular step, the others' goes down B alone."""
+    base_only = case.what == "through-base" if base_only is None else base_only
+    if case.step != "lookahead":
+        return meta_loss(case, p, w, batch), 0
+    masked = masked_features(p, None, w, batch.views)
+    base = case.numbers["alpha"] * base_loss(case, p, None, masked, batch)[0]
+    redundancy = redundancy_loss(case, p, None, masked) if case.with_drr else 0
+    if base_only:
+        return base, redundancy
+    return base + redundancy, 0
+
+
+def mixed_product(method, loss, p, w, v):
+    """d2 loss(p, w) / dw dtheta v."""
+    p, w = tracked(p), leaf(w)
+    if method == "exact":
+        g = gradient(loss(p, w), p, create_graph=True)
+        return torch.autograd.grad(sum((g[k] * v[k]).sum() for k in p), w)[0]
+    r = 0.01 / math.sqrt(sum(x.square().sum().item() for x in v.values()))
+
+    def w_gradient(step):
+        return torch.autograd.grad(loss({k: p[k].detach() + step * v[k] for k in p}, w), w)[0]
+
+    return (w_gradient(r) - w_gradient(-r)) / (2 * r)
+
+
+def effective_rate(case, momentum=None):
+    """How far theta' moves against the gradient."""
+    mu = case.numbers["momentum"] if momentum is None else momentum
+    return case.numbers["learning_rate"] * (1 + mu if case.what == "nesterov" else 1)
+
+
+def judged(case, p, w, batch):
+    """M3 at p, cut off from how it came about: B, d and v."""
+    p, w = tracked(p), leaf(w)
+    loss = meta_loss(case, p, w, batch)
+    d, *v = torch.autograd.grad(loss, [w, *p.values()], materialize_grads=True)
+    return Meta(loss.detach(), d, p, dict(zip(p, v)))
+
+
+def hypergradient(case, departure, w, batch, momentum=None):
+    """M1 to M4: the step from `departure` is judged under w on `batch`."""
+    of = case.part if case.step == "lookahead" else case.base_part
+    departure = Departure(of(departure.p), of(departure.velocity), departure.w, departure.batch)
+    p, w_then = tracked(departure.p), leaf(departure.w)
+
+    # M1, M2. The graph of g is kept: theta' is a function of w_then.
+    loss, rest = descended(case, p, w_then, departure.batch)
+    g = gradient(loss, p, create_graph=True)
+    if torch.is_tensor(rest):
+        g_rest = gradient(rest, p, retain_graph=True)
+        g = {k: g[k] + g_rest[k].detach() for k in p}
+    p_virtual = descent(case, p, g, departure.velocity, momentum)
+
+    # M3, M4
+    meta = judged(case, p_virtual, w, batch)
+    if case.hypergradient == "first-order":
+        return meta
+
+    def through(p, w):
+        return descended(case, p, w, departure.batch)[0]
+
+    product = mixed_product(case.hypergradient, through, departure.p, departure.w, meta.v)
+    meta.second_order = -effective_rate(case, momentum) * product
+    if case.hypergradient == "exact":
+        through_everything = torch.autograd.grad(meta_loss(case, p_virtual, w, batch), w_then)[0]
+        assert torch.allclose(meta.second_order, through_everything, rtol=1e-11, atol=1e-13)
+        meta.second_order = through_everything
+    return meta
+
+
+def faulty(case, departure, w, batch, meta):
+    """G with one fault each, where that shows."""
+    is_lookahead = case.step == "lookahead"
+
+    def total(v=meta.v, w_then=departure.w, on=departure.batch, base_only=None):
+        def loss(p, w):
+            return descended(case, p, w, on, base_only)[0]
+
+        p = {k: x for k, x in departure.p.items() if k in meta.v}
+        product = mixed_product(case.hypergradient, loss, p, w_then, v)
+        return meta.direct - effective_rate(case) * product
+
+    at_theta = {k: x for k, x in departure.p.items() if k in meta.v}
+    v_at_theta = judged(case, at_theta, departure.w, departure.batch).v
+    found = {
+        "second order dropped": meta.direct,
+        "sign flipped": meta.direct - meta.second_order,
+        "v at theta": total(v=v_at_theta),
+    }
+    if case.what == "nesterov":
+        factor = effective_rate(case) / case.numbers["learning_rate"]
+        found["Nesterov's factor left out"] = meta.direct + meta.second_order / factor
+    if case.method == "byol":
+        w_seen, targets = batch.uncut
+        loss = meta_loss(case, meta.at, w, replace(batch, targets=targets))
+        found["a gradient through the target"] = meta.total + torch.autograd.grad(loss, w_seen)[0]
+    if not is_lookahead and any(x.any() for x in departure.velocity.values()):
+        without = hypergradient(case, departure, w, batch, momentum=0.0)
+        found["momentum left out of the virtual step"] = without.total
+    if is_lookahead:
+        found["step taken on the judging batch"] = total(on=batch)
+        if case.what == "through-base":
+            found["through all of L"] = total(base_only=False)
+        elif case.with_drr:
+            found["through alpha B alone"] = total(base_only=True)
+        # Through B alone the term is too small for this.
+        if case.what != "through-base" and not torch.equal(w, departure.w):
+            found["step taken under the judging mask"] = total(w_then=w)
+    return found
+
+
+def run(case, start, views):
+    """All iterations of one case; returns what the file holds, and the second order's shares."""
+    numbers, nesterov = case.numbers, case.what == "nesterov"
+    p = case.part(start.p)
+    running = case.part({k: x.clone() for k, x in start.running.items()})
     velocity = {k: torch.zeros_like(x) for k, x in p.items()}
-    w = {"w": torch.zeros(WIDTHS[-1], dtype=torch.float64)}
+    w = {"w": torch.zeros(WIDTHS[-1], dtype=start.queue.dtype)}
     w_velocity = {"w": torch.zeros_like(w["w"])}
-    out = {k: torch.tensor(x, dtype=torch.float64) for k, x in {**setting, **FOR_ALL}.items()}
-    shares = []
+    target = {k: x for k, x in p.items() if k.startswith(("encoder.", case.head))}
+    queue, pointer = start.queue, 0
+    out = {k: torch.tensor(x, dtype=torch.float64) for k, x in numbers.items()}
+    before, shares = None, []
 
     for t, pair in enumerate(views):
+        # BYOL's target sees the mask; nothing goes back through it.
+        seen = leaf(w["w"])
+        targets = embed(case, target, None, masked_features(target, None, seen, pair))
+        batch = Batch(pair, [x.detach() for x in targets], queue, (seen, targets))
+
         # R1. What L leaves on w is discarded.
         leaves = tracked(p)
-        drr, contrastive = losses(leaves, running, w["w"], pair, setting, with_drr)
-        loss = setting["alpha"] * contrastive + (drr if with_drr else 0)
+        masked = masked_features(leaves, running, w["w"], pair)
+        base, z_a = base_loss(case, leaves, running, masked, batch)
+        drr = redundancy_loss(case, leaves, running, masked) if case.with_drr else 0
+        loss = numbers["alpha"] * base + drr
         g = gradient(loss, leaves)
+        out |= {f"{t}.loss": loss, f"{t}.loss_base": base}
+        out |= {f"{t}.loss_drr": drr} if case.with_drr else {}
 
         # R2
-        before, velocity_before = p, velocity
-        p, velocity = sgd(p, g, velocity, setting["learning_rate"])
+        here = Departure(p, velocity, w["w"], batch)
+        p, velocity = sgd(p, g, velocity, numbers["learning_rate"], numbers, nesterov)
+        there = Departure(p, velocity, w["w"], batch)
 
         # M1 to M4: they change neither running statistics nor momentum.
-        start = (before, velocity_before) if step == "shared" else (p, velocity)
         kept = [{k: x.clone() for k, x in state.items()} for state in (running, p, velocity)]
-        meta_loss, d, second_order = hypergradient(*start, w["w"], pair, setting, method)
-        total = d + second_order
-        if setting is SETTINGS["shows"]:
-            faults = {"no-momentum": dict(momentum=0.0), "v-at-theta": dict(v_at_theta=True)}
-            for fault, options in faults.items():
-                _, wrong_d, wrong = hypergradient(*start, w["w"], pair, setting, method, **options)
-                out[f"{t}.wrong.{fault}"] = wrong_d + wrong
+        departure = {"shared": here, "after-regular": there, "lookahead": before}[case.step]
+        before = here
+        if case.step == "lookahead" and case.hypergradient == "first-order":
+            meta = judged(case, here.p, w["w"], batch)
+        elif departure is None:
+            meta = None
+        else:
+            meta = hypergradient(case, departure, w["w"], batch)
+            if case.step == "lookahead":
+                close = [torch.allclose(meta.at[k], here.p[k], rtol=1e-5, atol=1e-6) for k in p]
+                assert all(close), "the virtual step is not the regular one"
+        if meta and meta.second_order is not None:
+            shares.append((meta.second_order.norm() / meta.total.norm()).item())
+            out[f"{t}.second_order"] = meta.second_order
+            if case.what != "authors":
+                faults = faulty(case, departure, w["w"], batch, meta)
+                out |= {f"{t}.wrong.{fault}": wrong for fault, wrong in faults.items()}
         for then, now in zip(kept, (running, p, velocity)):
             assert all(torch.equal(then[k], now[k]) for k in now), "a meta pass left a trace"
 
         # M5
-        w, w_velocity = sgd(w, {"w": total}, w_velocity, setting["mask_rate"])
+        if meta:
+            w, w_velocity = sgd(w, {"w": meta.total}, w_velocity, numbers["mask_rate"], numbers)
+            out |= {f"{t}.meta_loss": meta.loss, f"{t}.direct": meta.direct, f"{t}.total": meta.total}
+        out[f"{t}.w"] = w["w"]
 
-        out |= {f"{t}.loss": loss, f"{t}.loss_c": contrastive, f"{t}.meta_loss": meta_loss}
-        out |= {f"{t}.loss_drr": drr} if with_drr else {}
-        out |= {f"{t}.direct": d, f"{t}.second_order": second_order, f"{t}.total": total, f"{t}.w": w["w"]}
-        shares.append((second_order.norm() / total.norm()).item())
+        # What the base method keeps.
+        tau = numbers["target_momentum"]
+        target = {k: tau * x + (1 - tau) * p[k] for k, x in target.items()}
+        if case.method == "nnclr":
+            queue = queue.clone()
+            queue[(pointer + torch.arange(BATCH)) % CAPACITY] = F.normalize(z_a, dim=1)
+            pointer = (pointer + BATCH) % CAPACITY
 
-    moved = w["w"].abs().max().item()
-    print(f"{name}: second-order share {', '.join(f'{s:.2g}' for s in shares)}; |w| up to {moved:.2g}")
-    if setting is SETTINGS["shows"]:
-        assert min(shares) > 0.1, "the second-order term does not show"
-        assert moved > 0.1, "the mask does not move"
-        for t in range(ITERATIONS):
-            right = out[f"{t}.total"]
-            for key in [k for k in out if k.startswith(f"{t}.wrong.")]:
-                # At shared's first iteration there is no momentum yet to leave out.
-                if not (t == 0 and step == "shared" and "momentum" in key):
-                    assert (out[key] - right).norm() > 1e-2 * right.norm(), f"{key} does not show"
-    out |= {f"model.{k}": x for k, x in {**p, **running}.items()}
-    out |= {f"velocity.{k}": x for k, x in velocity.items()}
+    at_the_end = {**p, **running}
+    if case.method == "byol":
+        at_the_end |= {f"target.{k}": x for k, x in target.items()}
+    if case.method == "nnclr":
+        at_the_end |= {"queue.entries": queue, "queue.pointer": torch.tensor([pointer])}
+    out |= {f"model.{k}": thinned(x) for k, x in at_the_end.items()}
+    out |= {f"velocity.{k}": thinned(x) for k, x in velocity.items()}
     out["w_velocity"] = w_velocity["w"]
-    return out
+    return {k: x.detach() for k, x in out.items()}, shares
+
+
+def thinned(x):
+    return x.flatten()[::7] if x.numel() > 64 else x.flatten()
+
+
+def check_that_it_shows(case, out, shares):
+    """A comparison with this case would notice a fault."""
+    moved = out[f"{ITERATIONS - 1}.w"].abs().max().item()
+    print(f"{case.name}: second-order share {', '.join(f'{s:.2g}' for s in shares)}; |w| up to {moved:.2g}")
+    if case.what == "authors":
+        return
+    assert moved > 0.1, "the mask does not move"
+    for key in [k for k in out if ".wrong." in k]:
+        right = out[f"{key.split('.')[0]}.total"]
+        assert (out[key] - right).norm() > 1.1e-2 * right.norm(), f"`{key}` does not show"
+
+
+def draw():
+    """Initial state with NNCLR's queue, and the views of every iteration."""
+    generator = torch.Generator().manual_seed(SEED)
+    start = State(generator, SCALE)
+    start.add_encoder()
+    start.add_head("redundancy_head")
+    start.add_head("contrastive_head")
+    views = [draw_views(generator) for _ in range(ITERATIONS)]
+    start.add_head("predictor")
+    queue = torch.randn(CAPACITY, HEADS["contrastive_head"][-1], generator=generator, dtype=torch.float64)
+    start.queue = F.normalize(queue, dim=1).float().double()
+    return start, views
 
 
 def write(path, tensors):
-    save_file({k: x.detach().contiguous().clone() for k, x in tensors.items()}, path)
+    save_file({k: x.contiguous().clone() for k, x in tensors.items()}, path)
 
 
 def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(SEED)
-    p, running = initial_state(generator)
-    views = [draw_views(generator) for _ in range(ITERATIONS)]
+    start, views = draw()
 
-    start = {f"model.{k}": x.float() for k, x in {**p, **running}.items()}
+    state = {f"model.{k}": x.float() for k, x in {**start.p, **start.running}.items()}
+    state |= {"model.queue.entries": start.queue.float(), "model.queue.pointer": torch.tensor([0])}
     for t, pair in enumerate(views):
         for letter, x in zip("ab", pair):
-            start[f"view_{letter}.{t}"] = x.permute(0, 2, 3, 1).float()
-    write(folder / "metamask_step_start.safetensors", start)
+            state[f"view_{letter}.{t}"] = x.permute(0, 2, 3, 1).float()
+    write(folder / "metamask_step_start.safetensors", state)
 
-    steps, methods = ["after-regular", "shared"], ["finite-difference", "exact"]
-    for setting, step, method in itertools.product(SETTINGS, steps, methods):
-        for with_drr in [True, False] if setting == "shows" else [True]:
-            name = f"metamask_step_{setting}_{step}_{method}{'' if with_drr else '_no-drr'}"
-            case = run(name, p, running, views, SETTINGS[setting], step, method, with_drr)
-            write(folder / f"{name}.safetensors", case)
+    for case in cases():
+        out, shares = run(case, start, views)
+        check_that_it_shows(case, out, shares)
+        write(folder / f"{case.name}.safetensors", out)
 
 
 if __name__ == "__main__":
