@@ -95,8 +95,10 @@ fn the_commands_in_the_documents_exist() {
 fn presets_are_listed_and_shown() {
     let Some(metamask) = Metamask::find() else { return };
     let list = metamask.succeed(&["presets"]).stdout;
-    for name in ["quickstart", "cifar10-simclr-metamask"] {
-        assert!(list.contains(name), "{name} in\n{list}");
+    for word in ["quickstart", "cifar10", "byol", "authors", "DATA-METHOD"] {
+        assert!(list.contains(word), "{word} in\n{list}");
+    }
+    for name in ["quickstart", "cifar10-simclr-metamask-authors", "stl10-nnclr-tuned"] {
         let preset = metamask.succeed(&["presets", name]).stdout;
         assert!(preset.contains("[optimizer]"), "{preset}");
     }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod help;
+mod hypergradient;
 mod inspect;
 mod pretrain;
 mod resume;
