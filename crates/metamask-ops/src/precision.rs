@@ -13,7 +13,4 @@ pub enum Precision {
     /// Winograd's F(4x4, 3x3) where it saves time: a quarter of the products in
     /// 3x3 convolutions of stride 1, an error a few times the rounding of f32.
     Fast,
-    /// As `Fast`, and the products of other convolutions in bfloat16 (8 bits of
-    /// mantissa) where that saves time.
-    Bf16,
 }

@@ -1,9 +1,10 @@
-//! One training step of a full-width ResNet-18 (CIFAR stem): forward, backward
-//! and SGD with momentum on a fixed random batch, f32.
+//! One training step of a ResNet (CIFAR stem): forward, backward and SGD with
+//! momentum on a fixed random batch, f32; or feature extraction, the forward pass
+//! by running statistics (`--task extract`).
 //!
-//! Prints one JSON object with the median and the smallest time, in ms.
-//! xtask/bench/torch_step.py is the same step in PyTorch; `cargo xtask bench
-//! --peer torch` alternates the two.
+//! Prints one JSON object with the median and the smallest time, in ms, and the
+//! peak of the resident memory. xtask/bench/torch_step.py is the same in PyTorch;
+//! `cargo xtask bench --peer torch` alternates the two.
 //!
 //! ```text
 //! cargo bench -p metamask-train --bench training_step -- --threads 2
@@ -31,8 +32,7 @@ fn main() -> anyhow::Result<()> {
     let precision = match word("--precision").as_deref() {
         Some("exact") => Precision::Exact,
         None | Some("fast") => Precision::Fast,
-        Some("bf16") => Precision::Bf16,
-        Some(other) => anyhow::bail!("--precision: expected exact, fast or bf16, got `{other}`"),
+        Some(other) => anyhow::bail!("--precision: expected exact or fast, got `{other}`"),
     };
 
     let key = Key::new(0, Purpose::Initialisation);
@@ -51,6 +51,8 @@ fn main() -> anyhow::Result<()> {
     let mut optimizer = Sgd::new(&groups, 0.9, 5e-4)?;
     let images = images(batch, size)?;
 
+    let extract = word("--task").is_some_and(|task| task == "extract");
+    let theta_f = encoder.parameters();
     let profile = Arc::new(Profile::default());
     if std::env::args().any(|word| word == "--profile") {
         encoder.network().set_watcher(Some(profile.clone()));
@@ -59,7 +61,12 @@ fn main() -> anyhow::Result<()> {
     let mut times_ms = Vec::new();
     for _ in 0..WARMUP + steps {
         let start = Instant::now();
-        step(&encoder, &head, &groups, &mut optimizer, &images)?;
+        if extract {
+            let theta: Vec<Tensor> = theta_f.iter().map(|group| group.tensor().detach()).collect();
+            encoder.forward(&images, &theta, BatchStats::Running)?;
+        } else {
+            step(&encoder, &head, &groups, &mut optimizer, &images)?;
+        }
         times_ms.push(start.elapsed().as_secs_f64() * 1e3);
     }
     times_ms.drain(..WARMUP);
@@ -71,6 +78,7 @@ fn main() -> anyhow::Result<()> {
             "median_ms": times_ms[times_ms.len() / 2],
             "min_ms": times_ms[0],
             "precision": format!("{precision:?}").to_lowercase(),
+            "peak_mib": peak_mib(),
             "batch": batch,
             "threads": metamask_ops::threads(),
             "kernel": kernel,
@@ -156,4 +164,11 @@ fn option(name: &str, default: usize) -> anyhow::Result<usize> {
 /// The word behind `name` among the arguments.
 fn word(name: &str) -> Option<String> {
     std::env::args().skip_while(|word| word != name).nth(1)
+}
+
+/// Peak of the resident memory, where the system tells it.
+fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
 }
