@@ -1,6 +1,8 @@
 //! Weighted k-nearest-neighbour classification of features, the protocol of
 //! Wu et al. 2018 (arXiv:1805.01978, section 3.4).
 
+use std::cmp::Ordering;
+
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -54,23 +56,33 @@ pub fn knn_predict(
     check_labels("knn_predict", bank_labels, n_bank, n_classes)?;
     knn.check(n_bank)?;
 
-    let bank_t = bank.t()?; // [D, N]
-    let block = (COSINES_PER_BLOCK / n_bank).clamp(1, n_queries);
     let mut predictions = Vec::with_capacity(n_queries);
-    for start in (0..n_queries).step_by(block) {
-        let rows = block.min(n_queries - start);
-        let cosines = queries.narrow(0, start, rows)?.matmul(&bank_t)?; // [rows, N]
-        let cosines = cosines.flatten_all()?.to_vec1::<f32>()?;
+    for first in (0..n_queries).step_by(QUERIES) {
+        let rows = QUERIES.min(n_queries - first);
+        let queries = queries.narrow(0, first, rows)?;
+        let mut nearest: Vec<_> = (0..rows).map(|_| Nearest::new(knn.k)).collect();
+        for start in (0..n_bank).step_by(BANK) {
+            let bank = bank.narrow(0, start, BANK.min(n_bank - start))?;
+            let cosines = queries.matmul(&bank.t()?)?; // [rows, BANK]
+            let width = cosines.dim(1)?;
+            let cosines = cosines.flatten_all()?.to_vec1::<f32>()?;
+            nearest
+                .par_iter_mut()
+                .zip(cosines.par_chunks_exact(width))
+                .for_each(|(nearest, cosines)| nearest.offer(cosines, start));
+        }
         predictions.par_extend(
-            cosines.par_chunks_exact(n_bank).map(|row| knn.vote(row, bank_labels, n_classes)),
+            nearest.into_par_iter().map(|nearest| knn.vote(nearest, bank_labels, n_classes)),
         );
     }
     Ok(predictions)
 }
 
-/// 16 MB of cosines at a time: few enough to stay near the caches, enough for
-/// the matrix product to run at full speed.
-const COSINES_PER_BLOCK: usize = 4 << 20;
+/// Queries and features of the bank that are multiplied at a time: large enough
+/// for the matrix product to run at full speed, few enough (8 MB of cosines) to
+/// stay near the caches.
+const QUERIES: usize = 512;
+const BANK: usize = 4096;
 
 impl Knn {
     fn check(&self, n_bank: usize) -> Result<()> {
@@ -83,8 +95,8 @@ impl Knn {
         Ok(())
     }
 
-    fn vote(&self, cosines: &[f32], labels: &[u32], n_classes: usize) -> u32 {
-        let nearest = nearest(cosines, self.k);
+    fn vote(&self, nearest: Nearest, labels: &[u32], n_classes: usize) -> u32 {
+        let nearest = nearest.sorted();
         // The highest cosine is taken off every exponent, so that a small
         // temperature cannot overflow; the votes keep their proportions.
         let highest = f64::from(nearest[0].0);
@@ -103,22 +115,64 @@ impl Knn {
     }
 }
 
-/// The k highest of `cosines` with their indices, highest first, equal ones in
-/// order of their index.
-fn nearest(cosines: &[f32], k: usize) -> Vec<(f32, usize)> {
-    let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
-    for (idx, &cosine) in cosines.iter().enumerate() {
-        if nearest.len() == k {
-            // Later and equal stays outside; nearly all end here.
-            if cosine <= nearest[k - 1].0 {
+/// The k features of the highest cosine among those offered so far.
+struct Nearest {
+    k: usize,
+    /// Every feature that may still be among them, at most 2 k.
+    candidates: Vec<(f32, usize)>,
+    /// What a later feature has to exceed; of equal ones the first stays.
+    bar: f32,
+}
+
+impl Nearest {
+    /// Cosines that are compared with the bar at once; nearly all end there.
+    const STRIP: usize = 32;
+
+    fn new(k: usize) -> Self {
+        Self { k, candidates: Vec::with_capacity(2 * k), bar: f32::NEG_INFINITY }
+    }
+
+    /// Takes the cosines of features `first`, `first + 1` …, behind all offered before.
+    fn offer(&mut self, cosines: &[f32], first: usize) {
+        for (strip, first) in cosines.chunks(Self::STRIP).zip((first..).step_by(Self::STRIP)) {
+            // Not `any`, which would look at one after the other.
+            if strip.iter().fold(f32::NEG_INFINITY, |max, &cosine| max.max(cosine)) <= self.bar {
                 continue;
             }
-            nearest.pop();
+            for (&cosine, idx) in strip.iter().zip(first..) {
+                if cosine > self.bar {
+                    self.candidates.push((cosine, idx));
+                    if self.candidates.len() == 2 * self.k {
+                        self.cut();
+                    }
+                }
+            }
         }
-        let place = nearest.partition_point(|&(other, _)| other >= cosine);
-        nearest.insert(place, (cosine, idx));
     }
-    nearest
+
+    /// Keeps the k nearest and raises the bar.
+    fn cut(&mut self) {
+        if self.candidates.len() > self.k {
+            self.candidates.select_nth_unstable_by(self.k - 1, nearer);
+            self.candidates.truncate(self.k);
+        }
+        if self.candidates.len() == self.k {
+            self.bar = self.candidates.iter().map(|c| c.0).fold(f32::INFINITY, f32::min);
+        }
+    }
+
+    /// Highest cosine first, equal ones in order of their index.
+    fn sorted(mut self) -> Vec<(f32, usize)> {
+        self.cut();
+        self.candidates.sort_unstable_by(nearer);
+        self.candidates
+    }
+}
+
+/// Higher cosines first, of equal ones the lower index.
+fn nearer(a: &(f32, usize), b: &(f32, usize)) -> Ordering {
+    // Finite, and a zero is a zero of either sign.
+    b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }
 
 /// Rows in f32, divided by their norms, which are taken in f64 and bounded below by 1e-12.
