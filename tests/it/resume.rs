@@ -74,6 +74,37 @@ fn killed_at_random_instants_and_resumed_a_run_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_signal_lets_the_run_save_its_step_and_end_with_the_signal_s_status() {
+    let Some(metamask) = Metamask::find() else { return };
+    // Epochs of many steps: the signal comes in the middle of one.
+    let run = |out: &str| {
+        let mut arguments = metamask.tiny_run(out);
+        arguments.extend(["--set", "training.batch_size=4"].map(String::from));
+        arguments
+    };
+    metamask.succeed(&run("whole"));
+    let whole = Results::of(&metamask.path("whole"));
+    for (signal, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("USR2", 140)] {
+        let mut child = metamask.command(&run(signal)).spawn().expect("it starts");
+        let metrics = metamask.path(signal).join("metrics.jsonl");
+        let start = Instant::now();
+        while !fs::metadata(&metrics).is_ok_and(|file| file.len() > 0)
+            && start.elapsed() < Duration::from_secs(60)
+        {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let sent = std::process::Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status();
+        assert!(sent.expect("`kill` is there").success());
+        assert_eq!(child.wait().expect("a child").code(), Some(status), "{signal}");
+        assert!(!sorted_names(&metamask.path(signal).join("checkpoints")).is_empty(), "{signal}");
+        metamask.succeed(&resumed(run(signal)));
+        whole.assert_equal(&Results::of(&metamask.path(signal)), signal);
+    }
+}
+
+#[test]
 fn a_finished_run_resumes_to_itself() {
     let Some(metamask) = Metamask::find() else { return };
     metamask.succeed(&metamask.tiny_run("run"));

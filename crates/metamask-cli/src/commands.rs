@@ -1,12 +1,15 @@
 //! What each command does.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use candle_core::DType;
 use metamask_augment::{ImageBatch, two_views};
 use metamask_data::{DatasetSpec, Tile, contact_sheet, save_png};
 use metamask_train::{
-    Code, Config, Failure, Learner, Measure, RunOptions,
+    Code, Config, Failure, Interrupted, Learner, Measure, RunOptions,
     checkpoint::{Checkpoints, Identity, State},
     load_data,
     presets::{self, Preset},
@@ -20,12 +23,14 @@ use crate::{
     },
     print,
     progress::Progress,
+    signals::Signals,
 };
 
-pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<()> {
+pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
     let (name, config) = configuration(arguments)?;
     if arguments.print_config {
-        return print::to_stdout(&config.to_annotated_toml());
+        print::to_stdout(&config.to_annotated_toml())?;
+        return Ok(ExitCode::SUCCESS);
     }
     check_device(&arguments.device)?;
     set_threads(arguments.threads)?;
@@ -40,9 +45,18 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<()> {
     }
     let options =
         RunOptions { out, resume: arguments.resume, data_dir: arguments.data_dir.clone() };
-    let mut progress = Progress::new();
-    let outcome = metamask_train::pretrain(&config, &options, &mut progress)?;
+    let signals = Signals::listen()?;
+    let mut progress = Progress::with_signals(signals.clone());
+    let outcome = metamask_train::pretrain(&config, &options, &mut progress);
     progress.finish();
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let interrupted = error.downcast::<Interrupted>()?;
+            print::to_stderr(&format!("{interrupted}\n  help: go on with --resume"));
+            return Ok(ExitCode::from(signals.exit_status()));
+        }
+    };
     if outcome.was_finished {
         let message = format!(
             "note: {}: already finished at step {}",
@@ -51,7 +65,8 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<()> {
         );
         print::to_stderr(&message);
     }
-    print::to_stdout(&print::run_report(&config, &name, &options.out, &outcome.results))
+    print::to_stdout(&print::run_report(&config, &name, &options.out, &outcome.results))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The configuration that the arguments name, and its name.
@@ -114,7 +129,7 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         identity: Identity { config_sha256, data_sha256: data.fingerprint() },
         keep: config.checkpoint.keep,
     };
-    let State { step, epoch } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
+    let State { step, epoch, .. } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let mut progress = Progress::new();
     let measures: Vec<Measure> = match &arguments.protocols[..] {
         [] => vec![Measure::Knn, Measure::Linear],

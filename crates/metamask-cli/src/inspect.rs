@@ -49,7 +49,7 @@ fn mask(arguments: &InspectMaskArguments) -> anyhow::Result<()> {
     let checkpoints = Checkpoints::to_inspect(run.join("checkpoints"), config_sha256)?;
     let mut learner = Learner::new(&config, DType::F32)?;
     let start = values(&learner)?[0];
-    let State { step, epoch } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
+    let State { step, epoch, .. } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let values = values(&learner)?;
 
     if let Some(out) = &arguments.out {

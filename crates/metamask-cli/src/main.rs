@@ -9,6 +9,7 @@ mod hypergradient;
 mod inspect;
 mod print;
 mod progress;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -24,13 +25,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
-        Command::Evaluate(arguments) => commands::evaluate(&arguments),
-        Command::Inspect(arguments) => inspect::inspect(&arguments),
-        Command::Presets(arguments) => commands::presets(&arguments),
-        Command::Data(arguments) => commands::data(&arguments),
+        Command::Evaluate(arguments) => commands::evaluate(&arguments).map(success),
+        Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
+        Command::Presets(arguments) => commands::presets(&arguments).map(success),
+        Command::Data(arguments) => commands::data(&arguments).map(success),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             let failure = match error.downcast::<Failure>() {
                 Ok(failure) => failure,
@@ -40,4 +41,8 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code.exit_status())
         }
     }
+}
+
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

@@ -13,7 +13,7 @@ use metamask_train::{
     shown,
 };
 
-use crate::print::to_stderr;
+use crate::{print::to_stderr, signals::Signals};
 
 /// Shows a run.
 pub(crate) struct Progress {
@@ -25,6 +25,7 @@ pub(crate) struct Progress {
     started: Instant,
     steps_here: u64,
     loss: Option<f64>,
+    signals: Signals,
 }
 
 /// Share of the newest loss in the one that is shown.
@@ -32,7 +33,13 @@ const SMOOTHING: f64 = 0.1;
 
 impl Progress {
     pub fn new() -> Self {
+        Self::with_signals(Signals::default())
+    }
+
+    /// One that stops the run when a signal comes.
+    pub fn with_signals(signals: Signals) -> Self {
         Self {
+            signals,
             bar: None,
             is_terminal: std::io::stderr().is_terminal(),
             epochs: 0,
@@ -135,6 +142,10 @@ impl Observer for Progress {
 
     fn rejected(&mut self, checkpoint: &Failure) {
         self.line(&format!("warning: {}; the one before is used", checkpoint.message));
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.signals.came()
     }
 
     fn warned(&mut self, warning: &str, help: &str) {

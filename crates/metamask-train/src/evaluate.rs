@@ -8,7 +8,7 @@ use metamask_encoders::BatchStats;
 use metamask_eval::{Knn, LinearProbe, Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Config, learner::Learner, observer::Observer};
+use crate::{config::Config, learner::Learner, observer::Observer, pretrain::Interrupted};
 
 /// A way to evaluate, by its word on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl MaskRange {
 /// Evaluates a learner that stands at `(step, epoch)`, and its baselines.
 ///
 /// # Errors
-/// If a feature is not finite or a shape does not fit.
+/// If a feature is not finite, a shape does not fit, or the observer interrupts.
 pub fn evaluate(
     config: &Config,
     data: &Dataset,
@@ -97,7 +97,14 @@ pub fn evaluate(
     (step, epoch): (u64, u64),
     measures: &[Measure],
     observer: &mut dyn Observer,
-) -> Result<Results> {
+) -> anyhow::Result<Results> {
+    let mut begin = |what: &str| match observer.is_interrupted() {
+        true => Err(Interrupted { step }),
+        false => {
+            observer.evaluating(what);
+            Ok(())
+        }
+    };
     let protocol = |measure: &Measure| match measure {
         Measure::Knn => {
             let k = config.evaluation.knn_k.min(data.train.len());
@@ -121,16 +128,16 @@ pub fn evaluate(
     };
 
     let size = config.augmentation.size;
-    observer.evaluating(PIXELS);
+    begin(PIXELS)?;
     measure_row(PIXELS, &pixels(&data.train, size)?, &pixels(&data.test, size)?)?;
 
-    observer.evaluating(UNTRAINED);
+    begin(UNTRAINED)?;
     let untrained = Learner::new(config, DType::F32)?;
     let encode = |learner: &Learner, images: &Labelled| features(learner, images, size);
     measure_row(UNTRAINED, &encode(&untrained, &data.train)?, &encode(&untrained, &data.test)?)?;
     drop(untrained);
 
-    observer.evaluating("trained encoder");
+    begin("trained encoder")?;
     let (train, test) = (encode(learner, &data.train)?, encode(learner, &data.test)?);
     let masks_features = learner.mask.logits.dims() == [train.dim(1)?];
     let mask = match learner.meta {

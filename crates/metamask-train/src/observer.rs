@@ -32,6 +32,10 @@ pub trait Observer {
     fn warned(&mut self, warning: &str, help: &str) {
         let _ = (warning, help);
     }
+    /// Whether the run is to stop: it is asked after each step, saves its state and ends.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
     /// The evaluation of `what` begins.
     fn evaluating(&mut self, what: &str) {
         let _ = what;

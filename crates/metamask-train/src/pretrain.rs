@@ -13,6 +13,7 @@ use crate::{
     checkpoint::{Checkpoint, Checkpoints, Identity, State},
     config::{Config, OnCollapse},
     durable,
+    epoch_sums::EpochSums,
     evaluate::{MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure},
     guard::{COLLAPSE_HELP, Dimensions, Guard},
@@ -144,14 +145,17 @@ pub fn restore(
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<()> {
     learner.restore(checkpoint)?;
-    let (State { step, epoch }, batch_size) = (checkpoint.state, config.training.batch_size);
-    if checkpoint.departure.is_empty() || step == 0 || epoch == 0 {
+    let (step, batch_size) = (checkpoint.state.step, config.training.batch_size);
+    if checkpoint.departure.is_empty() || step == 0 {
         return Ok(());
     }
     let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
     let recipe = recipe(&config.augmentation)?;
     let steps_per_epoch = (images.len() / batch_size) as u64;
-    let last = (epoch - 1, steps_per_epoch as usize - 1);
+    if steps_per_epoch == 0 {
+        return Ok(());
+    }
+    let last = ((step - 1) / steps_per_epoch, ((step - 1) % steps_per_epoch) as usize);
     let views = batch_of(&images, &recipe, config.run.seed, batch_size, last)?;
     let moment = Moment::of(config, step - 1, steps_per_epoch);
     Ok(learner.restore_departure(checkpoint, views, &moment)?)
@@ -200,15 +204,16 @@ fn train(
     });
     let recipe = recipe(&config.augmentation)?;
     let remaining = state.epoch..epochs as u64;
+    let mut sums = state.unfinished.take().unwrap_or_default();
+    let from = sums.steps as usize;
     let mut views =
-        ViewStream::start(images, recipe, config.run.seed, batch_size, remaining.clone());
+        ViewStream::start(images, recipe, config.run.seed, batch_size, remaining.clone(), from);
 
     let (mut guard, mut told_saturated) = (Guard::default(), false);
     for epoch in remaining {
-        let start = Instant::now();
-        let mut sums = Sums::default();
+        let (start, first) = (Instant::now(), sums.steps);
         let mut last = None;
-        for _ in 0..steps_per_epoch {
+        for _ in first..steps_per_epoch {
             let pair = views.next_batch()?;
             let moment = Moment::of(config, state.step, steps_per_epoch);
             let found = iteration(learner, &pair, &moment)?;
@@ -227,12 +232,18 @@ fn train(
                 collapsed(config, warning, checkpoints, log, observer)?;
             }
             last = Some((found, report, moment));
+            if sums.steps < steps_per_epoch && observer.is_interrupted() {
+                state.unfinished = Some(sums);
+                observer.saved(&save(learner, *state, checkpoints, log)?);
+                return Err(Interrupted { step: state.step }.into());
+            }
         }
         state.epoch = epoch + 1;
         let (found, report, moment) =
             last.expect("the batch is at most the data, so an epoch has a step");
         let report =
             epoch_report(learner, (&found, &report, &moment), &sums, *state, chance_level)?;
+        sums = EpochSums::default();
         log.metric(&report)?;
         let saturated = report.mask_saturated.filter(|&share| share >= SATURATED);
         if let (Some(share), false) = (saturated, told_saturated) {
@@ -246,7 +257,7 @@ fn train(
             observer.warned(&warning, "lower `mask.learning_rate`, or give it a weight decay");
         }
         let duration_s = start.elapsed().as_secs_f64();
-        let images_per_s = (steps_per_epoch * batch_size as u64) as f64 / duration_s;
+        let images_per_s = ((steps_per_epoch - first) * batch_size as u64) as f64 / duration_s;
         log.timing(&serde_json::json!({
             "kind": "epoch", "step": state.step, "epoch": state.epoch,
             "duration_s": duration_s, "images_per_s": images_per_s,
@@ -254,14 +265,44 @@ fn train(
         observer.epoch(&report, images_per_s);
 
         let is_last = state.epoch == epochs as u64;
-        if is_last || state.epoch.is_multiple_of(config.checkpoint.every_epochs as u64) {
-            log.sync()?;
-            let checkpoint = learner.to_checkpoint(*state)?;
-            check_savable(&checkpoint, checkpoints)?;
-            observer.saved(&checkpoints.save(&checkpoint)?);
+        let is_due = state.epoch.is_multiple_of(config.checkpoint.every_epochs as u64);
+        let is_interrupted = observer.is_interrupted();
+        if is_last || is_due || is_interrupted {
+            observer.saved(&save(learner, *state, checkpoints, log)?);
+            if is_interrupted {
+                return Err(Interrupted { step: state.step }.into());
+            }
         }
     }
     Ok(())
+}
+
+/// A run that was asked to stop, and has: its state is safe.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted {
+    /// Steps done, and saved.
+    pub step: u64,
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "interrupted; step {} is saved", self.step)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Makes the state of a run safe: the log first, a checkpoint must not be ahead of it.
+fn save(
+    learner: &Learner,
+    state: State,
+    checkpoints: &Checkpoints,
+    log: &RunLog,
+) -> anyhow::Result<PathBuf> {
+    log.sync()?;
+    let checkpoint = learner.to_checkpoint(state)?;
+    check_savable(&checkpoint, checkpoints)?;
+    checkpoints.save(&checkpoint)
 }
 
 /// Share of saturated dimensions from which on it is worth a word.
@@ -369,39 +410,10 @@ fn with_kept(failure: Failure, checkpoints: &Checkpoints) -> Result<Failure, Fai
     })
 }
 
-/// Sums over an epoch's steps.
-#[derive(Default)]
-struct Sums {
-    steps: f64,
-    loss: f64,
-    base: f64,
-    redundancy: Option<f64>,
-    gradient_norm: f64,
-    /// Sum and number of the steps that have one.
-    second_order: Option<(f64, f64)>,
-}
-
-impl Sums {
-    fn add(&mut self, report: &StepReport) {
-        let add = |sum: &mut Option<f64>, x: Option<f64>| {
-            *sum = x.map(|x| x + sum.unwrap_or(0.0));
-        };
-        self.steps += 1.0;
-        self.loss += report.loss;
-        self.base += report.base_loss;
-        self.gradient_norm += report.gradient_norm;
-        add(&mut self.redundancy, report.redundancy_loss);
-        if let Some(ratio) = report.second_order_ratio {
-            let (sum, n) = self.second_order.unwrap_or_default();
-            self.second_order = Some((sum + ratio, n + 1.0));
-        }
-    }
-}
-
 fn epoch_report(
     learner: &Learner,
     (found, last, moment): (&Iteration, &StepReport, &Moment),
-    sums: &Sums,
+    sums: &EpochSums,
     state: State,
     chance_level: Option<f64>,
 ) -> candle_core::Result<EpochReport> {
@@ -411,12 +423,12 @@ fn epoch_report(
         step: state.step,
         epoch: state.epoch,
         learning_rate: moment.learning_rate,
-        loss: sums.loss / sums.steps,
-        base_loss: sums.base / sums.steps,
+        loss: sums.loss(),
+        base_loss: sums.base_loss(),
         chance_level,
-        redundancy_loss: sums.redundancy.map(|sum| sum / sums.steps),
-        gradient_norm: sums.gradient_norm / sums.steps,
-        second_order_ratio: sums.second_order.map(|(sum, n)| sum / n),
+        redundancy_loss: sums.redundancy_loss(),
+        gradient_norm: sums.gradient_norm(),
+        second_order_ratio: sums.second_order_ratio(),
         mask_min: mask.map(|mask| mask.min),
         mask_max: mask.map(|mask| mask.max),
         mask_saturated: mask

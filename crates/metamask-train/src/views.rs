@@ -71,7 +71,8 @@ pub struct ViewStream {
 }
 
 impl ViewStream {
-    /// Starts making the views of the epochs in `epochs`.
+    /// Starts making the views of the epochs in `epochs`, the first of them from
+    /// batch `from` on.
     ///
     /// # Panics
     /// If no thread can be started.
@@ -81,14 +82,17 @@ impl ViewStream {
         seed: u64,
         batch_size: usize,
         epochs: std::ops::Range<u64>,
+        from: usize,
     ) -> Self {
         // One batch waits while the next is made: more would only take memory.
         let (sender, receiver) = sync_channel(1);
         let maker = std::thread::spawn(move || {
+            let first = epochs.start;
             for epoch in epochs {
+                let from = if epoch == first { from } else { 0 };
                 let epoch = epoch as u32;
                 let order = epoch_order(seed, epoch, images.len() as u32);
-                for samples in Batches::new(&order, batch_size) {
+                for samples in Batches::new(&order, batch_size).skip(from) {
                     let views = make(&images, &recipe, samples, seed, epoch);
                     let failed = views.is_err();
                     if sender.send(views).is_err() || failed {
@@ -168,10 +172,14 @@ mod tests {
     use super::*;
 
     fn stream(epochs: std::ops::Range<u64>) -> ViewStream {
+        stream_from(epochs, 0)
+    }
+
+    fn stream_from(epochs: std::ops::Range<u64>, from: usize) -> ViewStream {
         let bytes: Vec<u8> = (0..10 * 8 * 8 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let images = Unlabelled::from(Images::new(bytes, 8, 8).expect("ten images"));
         let config = Augmentation { size: 8, ..Default::default() };
-        ViewStream::start(images, recipe(&config).expect("a recipe"), 3, 4, epochs)
+        ViewStream::start(images, recipe(&config).expect("a recipe"), 3, 4, epochs, from)
     }
 
     fn numbers(stream: &mut ViewStream) -> Result<Vec<f32>> {
@@ -191,6 +199,17 @@ mod tests {
             assert_eq!(numbers(&mut whole)?, numbers(&mut second)?);
         }
         assert!(second.next_batch().is_err(), "the epochs are over");
+        Ok(())
+    }
+
+    #[test]
+    fn an_epoch_can_be_entered_in_its_middle() -> Result<()> {
+        let (mut whole, mut rest) = (stream(0..2), stream_from(0..2, 1));
+        numbers(&mut whole)?;
+        for _ in 1..4 {
+            assert_eq!(numbers(&mut whole)?, numbers(&mut rest)?);
+        }
+        assert!(rest.next_batch().is_err(), "the epochs are over");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use metamask_train::{
-    Code, Config, Failure, Observer, Outcome, RunOptions,
+    Code, Config, Failure, Interrupted, Observer, Outcome, RunOptions,
     observer::{EpochReport, Silent},
     pretrain,
 };
@@ -186,6 +186,54 @@ fn so_does_every_method_with_a_lookahead_pending() -> anyhow::Result<()> {
     // Epochs of three steps: the mask moves in steps 2, 4, 6; none is pending at the checkpoint.
     check_interrupted(&[&lookahead[..], &["meta.every=2"]].concat())?;
     check_interrupted(&[&lookahead[..], &["meta.every=4", "optimizer.nesterov=true"]].concat())
+}
+
+/// Asks the run to stop after some step.
+struct StopAfter {
+    step: u64,
+    asked: bool,
+}
+
+impl Observer for StopAfter {
+    fn step(&mut self, report: &metamask_train::observer::StepReport) {
+        self.asked = report.step >= self.step;
+    }
+    fn is_interrupted(&self) -> bool {
+        self.asked
+    }
+}
+
+#[test]
+fn a_run_asked_to_stop_after_any_step_has_saved_it_and_ends_with_the_same_bits()
+-> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let overrides = [
+        "objective.method=nnclr",
+        "objective.redundancy_weight=0.01",
+        "queue.size=20",
+        "meta.virtual_step=lookahead",
+        "log.every_steps=1",
+    ];
+    let whole = folder.path().join("whole");
+    let expected = run(&whole, &overrides, &mut Silent)?.results;
+    for step in 1..=6 {
+        let out = folder.path().join(step.to_string());
+        let stopped = run(&out, &overrides, &mut StopAfter { step, asked: false });
+        let interrupted = stopped.expect_err("it was asked to stop").downcast::<Interrupted>()?;
+        assert_eq!(interrupted.step, step);
+        let resumed = run(&out, &overrides, &mut Silent)?;
+        assert_eq!(resumed.results, expected, "stopped after step {step}");
+        for file in ["model", "optim", "mask", "departure"] {
+            let file = format!("{file}.safetensors");
+            assert!(last(&whole, &file)? == last(&out, &file)?, "{file}, step {step}");
+        }
+        assert_eq!(
+            fs::read_to_string(whole.join("metrics.jsonl"))?,
+            fs::read_to_string(out.join("metrics.jsonl"))?,
+            "stopped after step {step}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

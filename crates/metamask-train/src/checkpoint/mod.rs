@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durable,
+    epoch_sums::EpochSums,
     failure::{Code, Failure},
 };
 pub use manifest::Identity;
@@ -39,13 +40,16 @@ const FILES: [&str; 5] =
 const MAX_JSON_BYTES: u64 = 1 << 20;
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Steps done.
     pub step: u64,
     /// Epochs done.
     pub epoch: u64,
+    /// What the epoch that has begun has summed up; absent between epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<EpochSums>,
 }
 
 /// Everything that a run needs to go on.
@@ -338,7 +342,7 @@ mod tests {
             NamedTensors::from([(name.to_owned(), tensor)])
         };
         Checkpoint {
-            state: State { step, epoch: step / 10 },
+            state: State { step, epoch: step / 10, unfinished: None },
             model: tensors("encoder.conv1.weight", step as f32),
             optim: tensors("encoder.conv1.weight", 0.5),
             mask: tensors("mask.logits", -1.0),
@@ -361,7 +365,7 @@ mod tests {
         }
         assert_eq!(checkpoints.steps()?, [20, 100]);
         let latest = checkpoints.latest(&checkpoint(0))?.expect("there are some");
-        assert_eq!(latest.checkpoint.state, State { step: 100, epoch: 10 });
+        assert_eq!(latest.checkpoint.state, State { step: 100, epoch: 10, unfinished: None });
         let weight = latest.checkpoint.model["encoder.conv1.weight"].to_vec1::<f32>()?;
         assert_eq!(weight, [100.0, 1.0, 2.0]);
         Ok(())
@@ -484,7 +488,7 @@ mod tests {
         let config_sha256 = "8be06d3ade6ca13f2a54bdbe16459099f389a5b87fd1f0c37f76119fbb258c38";
         let checkpoints = Checkpoints::to_inspect(folder, config_sha256.to_owned())?;
         let latest = checkpoints.latest(&learner.like_checkpoint(16)?)?.expect("there is one");
-        assert_eq!(latest.checkpoint.state, State { step: 2, epoch: 1 });
+        assert_eq!(latest.checkpoint.state, State { step: 2, epoch: 1, unfinished: None });
         learner.restore(&latest.checkpoint)?;
         let mask = learner.mask.values()?.to_vec1::<f32>()?;
         assert!(mask.iter().any(|&m| m != 0.5), "it was trained: {mask:?}");

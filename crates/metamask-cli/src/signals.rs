@@ -1,0 +1,51 @@
+//! Signals that ask the program to end: the first one lets it save, a second one
+//! of any kind ends it at once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use anyhow::Context as _;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2},
+    flag,
+};
+
+/// What a shell adds to the number of the signal that ended a program.
+const ENDED_BY_SIGNAL: usize = 128;
+
+/// Remembers the signal that came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signals {
+    came: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn listen() -> anyhow::Result<Self> {
+        let signals = Self::default();
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR2] {
+            let status = ENDED_BY_SIGNAL as i32 + signal;
+            let listening = flag::register_conditional_shutdown(signal, status, again.clone())
+                .and_then(|_| flag::register(signal, again.clone()))
+                .and_then(|_| flag::register_usize(signal, signals.came.clone(), signal as usize));
+            listening.context("failed to listen for signals")?;
+        }
+        Ok(signals)
+    }
+
+    /// Whether one has come.
+    pub fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed) != 0
+    }
+
+    /// The exit status that tells of it.
+    pub fn exit_status(&self) -> u8 {
+        (ENDED_BY_SIGNAL + self.came.load(Ordering::Relaxed)) as u8
+    }
+}
