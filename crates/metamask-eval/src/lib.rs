@@ -5,18 +5,50 @@
 //! function of its arguments, bit for bit, whatever the number of threads.
 
 mod accuracy;
+mod alpha_req;
+mod auc;
+mod bins;
+mod class_information;
 mod dimensions;
+mod eigenvalues;
+mod joint_variance;
 mod knn;
+mod leave_one_out;
 mod linear_probe;
+mod microscope;
+mod participation_ratio;
 mod protocol;
+mod rank_correlation;
+mod rank_me;
+mod redundancy;
+mod risk_bounds;
+mod spectrum;
+mod variance;
 
 pub use accuracy::{MeanStd, accuracy_percent};
+pub use alpha_req::{ALPHA_REQ_RANKS, PowerLaw, alpha_req};
+pub use auc::auc;
+pub use bins::{equal_arcs, equal_count_bins};
+pub use class_information::{class_information, information_bins};
 pub use dimensions::{
     DimensionSpread, dead_dimensions, dimension_std, effective_rank, embedding_spread,
 };
+pub use joint_variance::{JointVarianceShare, joint_variance_share};
 pub use knn::{Knn, knn_predict};
+pub use leave_one_out::{LeaveOneOut, leave_one_out};
 pub use linear_probe::{LinearClassifier, LinearProbe};
+pub use microscope::{
+    Agreement, DimensionReport, DimensionRow, NuisanceFactor, Sharing, Subject, Usage,
+    inspect_dimensions,
+};
+pub use participation_ratio::participation_ratio;
 pub use protocol::Protocol;
+pub use rank_correlation::{RankCorrelation, spearman, spearman_test};
+pub use rank_me::rank_me;
+pub use redundancy::{Redundancy, redundancy};
+pub use risk_bounds::{Inequalities, RiskBounds, risk_bounds};
+pub use spectrum::covariance_spectrum;
+pub use variance::{conditional_variance, variance_share, variance_share_by_chance};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 

@@ -6,7 +6,9 @@
 use std::process::Command;
 
 use candle_core::{Device, Result, Tensor};
-use metamask_eval::{Knn, LinearProbe, effective_rank, knn_predict};
+use metamask_eval::{
+    Knn, LinearProbe, effective_rank, knn_predict, leave_one_out, redundancy, risk_bounds,
+};
 use metamask_random::{Key, Purpose};
 
 const CHILD: &str = "METAMASK_TEST_CHILD";
@@ -48,8 +50,15 @@ fn fingerprint() -> Result<u64> {
     let fitted = probe.fit(&features, &labels, 7)?;
     let rank = effective_rank(&features)?;
 
+    let (some, of_some) = (features.narrow(0, 0, 200)?, &labels[..200]);
+    let left_out = leave_one_out((&some, of_some), (&some, of_some), 7, Knn::default())?;
+    let correlation = redundancy(&features)?.absolute_correlation;
+    let bounds = risk_bounds((&features, &features), &labels, 7, 0.2, 250)?;
+
     let words = neighbours.into_iter().map(u64::from);
     let numbers = fitted.weight.iter().chain(&fitted.bias).chain([&fitted.loss, &rank]);
+    let numbers = numbers.chain(&left_out.vote_drop).chain(&correlation);
+    let numbers = numbers.chain([&bounds.contrastive_loss, &bounds.cross_entropy]);
     let bits = words.chain(numbers.map(|number| number.to_bits()));
     Ok(bits.fold(0xcbf2_9ce4_8422_2325, |hash, word| (hash ^ word).wrapping_mul(0x0100_0000_01b3)))
 }
