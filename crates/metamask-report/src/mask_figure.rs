@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     mask_range::MaskRange,
-    svg::{Panel, escape, ticks},
+    palette::{DARK, LIGHT, STYLE},
+    svg::{Panel, ends_of, escape, shortened, ticks},
 };
 
 /// What the picture of a mask shows. Every number is finite.
@@ -25,54 +26,6 @@ pub struct MaskFigure<'a> {
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 386.0;
 const TOP_BOTTOM: (f64, f64) = (108.0, 322.0);
-
-const STYLE: &str = "\
-text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}
-.title{font-size:17px;font-weight:600}.panel{font-size:13px;font-weight:600}.panel tspan{font-weight:400}
-.middle{text-anchor:middle}.end{text-anchor:end}
-.grid,.axis,.line{fill:none}.start{stroke-dasharray:5 4}.line{stroke-width:2;stroke-linejoin:round}
-.halo{stroke-width:4px;stroke-linejoin:round;paint-order:stroke}.band{opacity:.16}";
-
-/// One set of colours. Spelled out and not as CSS variables, which not every
-/// program that shows an SVG knows.
-struct Palette {
-    paper: &'static str,
-    ink: &'static str,
-    pale: &'static str,
-    grid: &'static str,
-    above: &'static str,
-    below: &'static str,
-}
-
-// Blue and vermilion of Okabe and Ito, which everybody can tell apart, and on
-// dark paper their lighter sisters, sky blue and orange.
-const LIGHT: Palette = Palette {
-    paper: "#ffffff",
-    ink: "#24292f",
-    pale: "#57606a",
-    grid: "#d8dee4",
-    above: "#0072b2",
-    below: "#d55e00",
-};
-const DARK: Palette = Palette {
-    paper: "#0d1117",
-    ink: "#e6edf3",
-    pale: "#9198a1",
-    grid: "#30363d",
-    above: "#56b4e9",
-    below: "#e69f00",
-};
-
-impl Palette {
-    fn style(&self) -> String {
-        let Self { paper, ink, pale, grid, above, below } = self;
-        format!(
-            "text,.band{{fill:{pale}}}.title,.panel,.halo{{fill:{ink}}}.paper{{fill:{paper}}}.halo{{stroke:{paper}}}
-.grid,.axis{{stroke:{grid}}}.start{{stroke:{ink}}}
-.above{{fill:{above}}}.below{{fill:{below}}}.line.above{{fill:none;stroke:{above}}}.line.below{{fill:none;stroke:{below}}}"
-        )
-    }
-}
 
 /// Draws a mask as a self-contained SVG, for light and dark paper.
 ///
@@ -196,22 +149,6 @@ fn epochs_panel(figure: &MaskFigure<'_>, y_ticks: &[f64]) -> String {
 fn start_line(panel: &Panel, start: f64) -> String {
     let (left, right) = panel.left_right;
     format!("<path class=\"start\" d=\"M{left} {:.2}H{right}\"/>\n", panel.y(start))
-}
-
-/// The lowest and the highest tick: an axis ends on them.
-fn ends_of(ticks: &[f64]) -> (f64, f64) {
-    (ticks[0], ticks[ticks.len() - 1])
-}
-
-/// A text of at most so many characters, its middle left out if need be.
-fn shortened(text: &str, limit: usize) -> String {
-    let chars: Vec<char> = text.chars().collect();
-    if chars.len() <= limit {
-        return text.to_owned();
-    }
-    let half = (limit - 1) / 2;
-    let (head, tail) = (&chars[..half], &chars[chars.len() - half..]);
-    head.iter().chain(&['…']).chain(tail).collect()
 }
 
 #[cfg(test)]

@@ -49,27 +49,39 @@ impl Panel {
         (x_name, x_ticks): (&str, &[f64]),
         (y_name, y_ticks): (&str, &[f64]),
     ) -> String {
+        let labelled = |ticks: &[f64]| -> Vec<(f64, String)> {
+            ticks.iter().map(|&tick| (tick, number(tick))).collect()
+        };
+        self.labelled_axes(title, (x_name, &labelled(x_ticks)), (y_name, &labelled(y_ticks)))
+    }
+
+    /// The same with ticks that say something else than their place, on logarithmic
+    /// axes for example.
+    pub(crate) fn labelled_axes(
+        &self,
+        title: &str,
+        (x_name, x_ticks): (&str, &[(f64, String)]),
+        (y_name, y_ticks): (&str, &[(f64, String)]),
+    ) -> String {
         let ((left, right), (top, bottom)) = (self.left_right, self.top_bottom);
         let mut svg = String::new();
         let _ =
             writeln!(svg, r#"<text x="{left}" y="{}" class="panel">{title}</text>"#, top - 14.0);
-        for &tick in y_ticks {
-            let y = self.y(tick);
+        for (tick, label) in y_ticks {
+            let y = self.y(*tick);
             let _ = writeln!(
                 svg,
-                r#"<path class="grid" d="M{left} {y:.2}H{right}"/><text x="{}" y="{:.2}" class="end">{}</text>"#,
+                r#"<path class="grid" d="M{left} {y:.2}H{right}"/><text x="{}" y="{:.2}" class="end">{label}</text>"#,
                 left - 8.0,
                 y + 4.0,
-                number(tick)
             );
         }
-        for &tick in x_ticks {
-            let x = self.x(tick);
+        for (tick, label) in x_ticks {
+            let x = self.x(*tick);
             let _ = writeln!(
                 svg,
-                r#"<path class="axis" d="M{x:.2} {bottom}v5"/><text x="{x:.2}" y="{}" class="middle">{}</text>"#,
+                r#"<path class="axis" d="M{x:.2} {bottom}v5"/><text x="{x:.2}" y="{}" class="middle">{label}</text>"#,
                 bottom + 19.0,
-                number(tick)
             );
         }
         let (middle_x, middle_y) = ((left + right) / 2.0, (top + bottom) / 2.0);
@@ -99,6 +111,22 @@ pub(crate) fn ticks((lowest, highest): (f64, f64), n: f64, digits: &[f64]) -> Ve
 /// A number without the digits that rounding left at its end.
 fn number(value: f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6 + 0.0)
+}
+
+/// The lowest and the highest tick: an axis ends on them.
+pub(crate) fn ends_of(ticks: &[f64]) -> (f64, f64) {
+    (ticks[0], ticks[ticks.len() - 1])
+}
+
+/// A text of at most so many characters, its middle left out if need be.
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= limit {
+        return text.to_owned();
+    }
+    let half = (limit - 1) / 2;
+    let (head, tail) = (&chars[..half], &chars[chars.len() - half..]);
+    head.iter().chain(&['…']).chain(tail).collect()
 }
 
 #[cfg(test)]
