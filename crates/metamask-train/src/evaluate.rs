@@ -133,7 +133,7 @@ pub fn evaluate(
 
     begin(UNTRAINED)?;
     let untrained = Learner::new(config, DType::F32)?;
-    let encode = |learner: &Learner, images: &Labelled| features(learner, images, size);
+    let encode = |learner: &Learner, images: &Labelled| features_of(learner, images, size);
     measure_row(UNTRAINED, &encode(&untrained, &data.train)?, &encode(&untrained, &data.test)?)?;
     drop(untrained);
 
@@ -185,8 +185,11 @@ fn split(config: &Config, data: &Dataset) -> String {
 /// How many images go through at a time; results do not depend on it.
 const BATCH: usize = 256;
 
-/// f(x) of every image under the running statistics, `[n, D]`.
-fn features(learner: &Learner, images: &Labelled, size: usize) -> Result<Tensor> {
+/// h = f(x) of every image under the running statistics, without the mask, `[n, D]`.
+///
+/// # Errors
+/// If the images do not suit the encoder.
+pub fn features_of(learner: &Learner, images: &Labelled, size: usize) -> Result<Tensor> {
     let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
     let encode = |views: Tensor| learner.encoder.forward(&views, &theta, BatchStats::Running);
     in_batches(images, size, |views| Ok(encode(views)?.detach()))

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod config;
 mod durable;
 mod epoch_sums;
+pub mod embeddings;
 pub mod evaluate;
 mod failure;
 pub mod guard;
@@ -26,7 +27,8 @@ pub mod views;
 
 pub use config::Config;
 pub use epoch_sums::EpochSums;
-pub use evaluate::{Measure, Results, evaluate};
+pub use embeddings::{WithMask, embeddings_of};
+pub use evaluate::{Measure, Results, evaluate, features_of};
 pub use failure::{Code, Failure, one_line, shown};
 pub use learner::{Learner, Theta};
 pub use moment::Moment;

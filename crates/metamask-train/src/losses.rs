@@ -66,7 +66,7 @@ impl Learner {
     }
 
     /// z = g(m ⊙ h); with the mask on the embedding, m ⊙ g(h).
-    fn embedding<T: Differentiable>(
+    pub(crate) fn embedding<T: Differentiable>(
         &self,
         h: &T,
         theta: &[T],

@@ -150,7 +150,8 @@ pub fn batch_of(
     }
 }
 
-fn make(
+/// The two views of these samples in that epoch, `[samples, size, size, 3]` each.
+pub(crate) fn make(
     images: &Unlabelled,
     recipe: &TwoViews,
     samples: &[u32],
