@@ -7,6 +7,7 @@ mod bad_input;
 mod help;
 mod hypergradient;
 mod inspect;
+mod microscope;
 mod pretrain;
 mod resume;
 mod support;

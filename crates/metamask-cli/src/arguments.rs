@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::inspect::{InspectBoundsArguments, InspectDimensionsArguments};
+
 /// Self-supervised pre-training of image encoders with MetaMask: a mask over
 /// the representation's dimensions, learned without labels.
 #[derive(Debug, Parser)]
@@ -116,8 +118,10 @@ pub(crate) enum ProtocolName {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Example:
-  metamask inspect mask runs/RUN --out mask.svg")]
+Examples:
+  metamask inspect mask runs/RUN --out mask.svg
+  metamask inspect dimensions runs/RUN
+  metamask inspect bounds runs/RUN")]
 pub(crate) struct InspectArguments {
     #[command(subcommand)]
     pub command: InspectCommand,
@@ -141,6 +145,10 @@ Examples:
 Takes the iteration after the last checkpoint under every form (virtual step x
 hypergradient), from the same state and on the same batches, and changes nothing.")]
     Hypergradient(InspectHypergradientArguments),
+    /// What each dimension is about, and whether the mask goes with it
+    Dimensions(InspectDimensionsArguments),
+    /// What theorem 5.1 promises for the run, term by term
+    Bounds(InspectBoundsArguments),
 }
 
 #[derive(Args, Debug)]

@@ -5,7 +5,6 @@
 
 mod arguments;
 mod commands;
-mod hypergradient;
 mod inspect;
 mod print;
 mod progress;

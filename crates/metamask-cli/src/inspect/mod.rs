@@ -1,0 +1,142 @@
+//! `metamask inspect`: what is inside a run.
+
+mod bounds;
+mod dimensions;
+mod dimensions_table;
+mod hypergradient;
+mod mask;
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Tensor};
+use metamask_data::Dataset;
+use metamask_train::{
+    Code, Config, Failure, Learner,
+    checkpoint::{Checkpoints, Identity, State},
+    config::MaskMode,
+    load_data, run_folder, shown,
+};
+
+pub(crate) use bounds::InspectBoundsArguments;
+pub(crate) use dimensions::InspectDimensionsArguments;
+
+use crate::{
+    arguments::{InspectArguments, InspectCommand},
+    commands::restore_latest,
+};
+
+pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
+    match &arguments.command {
+        InspectCommand::Mask(arguments) => mask::inspect(arguments),
+        InspectCommand::Hypergradient(arguments) => hypergradient::inspect(arguments),
+        InspectCommand::Dimensions(arguments) => dimensions::inspect(arguments),
+        InspectCommand::Bounds(arguments) => bounds::inspect(arguments),
+    }
+}
+
+/// A run at its newest checkpoint, with the data it was trained on.
+struct OpenRun {
+    config: Config,
+    data: Dataset,
+    learner: Learner,
+    state: State,
+}
+
+impl OpenRun {
+    fn open(run: &Path, data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        let (config, config_sha256) = run_folder::read_config(run)?;
+        let data = load_data(&config, data_dir)?;
+        let mut learner = Learner::new(&config, DType::F32)?;
+        let checkpoints = Checkpoints {
+            folder: run.join("checkpoints"),
+            identity: Identity { config_sha256, data_sha256: data.fingerprint() },
+            keep: config.checkpoint.keep,
+        };
+        let state = restore_latest(&checkpoints, (run, &config), &mut learner)?;
+        Ok(Self { config, data, learner, state })
+    }
+
+    /// The images that are looked at: how many of which kind.
+    fn images(&self) -> String {
+        let which = match self.config.data.validation_images {
+            0 => "test",
+            _ => "validation",
+        };
+        format!("{} {which} images", self.data.test.len())
+    }
+
+    /// The same with the data set's name.
+    fn split(&self) -> String {
+        format!("{}: {}", self.data.name, self.images())
+    }
+
+    /// m, where there is a mask on features of that width.
+    fn mask_on_features(&self, dim: usize) -> candle_core::Result<Option<Vec<f64>>> {
+        match self.learner.meta.is_some() && self.learner.mask.logits.dims() == [dim] {
+            true => values(&self.learner.mask.values()?).map(Some),
+            false => Ok(None),
+        }
+    }
+}
+
+/// A vector's numbers.
+fn values(vector: &Tensor) -> candle_core::Result<Vec<f64>> {
+    vector.to_dtype(DType::F64)?.to_vec1::<f64>()
+}
+
+/// The last part of a run's path, also when it is given as `.`.
+fn name_of(run: &Path) -> String {
+    let whole = run.canonicalize().unwrap_or_else(|_| run.to_owned());
+    whole.file_name().map_or_else(|| shown(run), |name| name.to_string_lossy().into_owned())
+}
+
+/// What was trained, in a line.
+fn protocol(config: &Config, State { step, epoch, .. }: State) -> String {
+    let redundancy = match config.objective.redundancy_weight > 0.0 {
+        true => " + L_drr",
+        false => "",
+    };
+    let mask = match config.mask.mode {
+        MaskMode::On => " + MetaMask",
+        MaskMode::Off => "",
+    };
+    format!(
+        "{}{redundancy}{mask} on {}, {}, seed {}, epoch {epoch} of {}, step {step}",
+        config.objective.method.title(),
+        config.data.dataset,
+        config.encoder.title(),
+        config.run.seed,
+        config.training.epochs,
+    )
+}
+
+/// Writes a file that is not there yet: whole, or not at all.
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let made = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => already_there(path),
+        _ => Failure::at(Code::OutDir, path, format!("cannot be created: {error}")),
+    })?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
+        // Ours, and of no use to anybody.
+        let _ = fs::remove_file(path);
+        Failure::io(path, "write", &error)
+    })
+}
+
+/// Says so before minutes of work and not after, if a file is to be written and is there.
+fn expect_new(path: Option<&Path>) -> Result<(), Failure> {
+    match path {
+        Some(path) if path.exists() => Err(already_there(path)),
+        _ => Ok(()),
+    }
+}
+
+fn already_there(path: &Path) -> Failure {
+    Failure::at(Code::OutDir, path, "exists already, expected a new file")
+        .help("choose another name with --out")
+}

@@ -1,0 +1,128 @@
+//! Looking at the dimensions of a run, and at what the theorem promises for it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::bad_input::assert_refused;
+use crate::support::Metamask;
+
+fn json(metamask: &Metamask, arguments: &[&str]) -> Value {
+    let printed = metamask.succeed(arguments).stdout;
+    serde_json::from_str(&printed).expect("one JSON object")
+}
+
+fn number(value: &Value, name: &str) -> f64 {
+    value[name].as_f64().unwrap_or_else(|| panic!("{name} of {value}"))
+}
+
+#[test]
+fn dimensions_are_measured_listed_and_drawn_once() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("a<b>"));
+    let inspect = ["inspect", "dimensions", "a<b>"];
+    let found = json(&metamask, &[&inspect[..], &["--json", "--out", "a.svg"]].concat());
+
+    // ResNet-18 of width 4 has 32 features; 64 validation images.
+    assert_eq!((&found["epoch"], &found["images"]), (&4.into(), &64.into()));
+    assert_eq!(found["knn_images"], serde_json::json!([96, 64]));
+    let dimensions = found["dimensions"].as_array().expect("a list");
+    assert_eq!((dimensions.len(), &found["agreement_with"]), (32, &"mask".into()));
+    let mask = json(&metamask, &["inspect", "mask", "a<b>", "--json"]);
+    let values = || dimensions.iter().map(|row| number(row, "mask"));
+    assert_eq!(values().fold(f64::INFINITY, f64::min), number(&mask, "min"));
+    assert_eq!(values().fold(0.0, f64::max), number(&mask, "max"));
+    for usage in [&found["usage"], &found["masked_usage"]] {
+        let (ratio, rank) = (number(usage, "participation_ratio"), number(usage, "effective_rank"));
+        assert!(1.0 <= ratio && ratio <= rank && rank <= 32.0, "{usage}");
+        assert_eq!(usage["spectrum"].as_array().expect("a list").len(), 32);
+    }
+    // Medium scenes: 16 factors and 5 of a distractor, in two groups.
+    let factors = found["factors"].as_array().expect("a list");
+    let n = |sharing: &str| factors.iter().filter(|f| f["sharing"] == sharing).count();
+    assert_eq!((n("shared-by-views"), n("differs-between-views")), (12, 9));
+    for row in dimensions {
+        let share = |name: &str| {
+            let share = number(row, name);
+            assert!((0.0..=1.0).contains(&share), "{name} of {row}");
+            share
+        };
+        // Together factors explain at least what one of them does.
+        let hue = number(&row["factor_shares"], "background_hue");
+        assert!(share("shared_nuisance_share") >= hue - 1e-9 && share("class_share") >= 0.0);
+        share("differing_nuisance_share");
+    }
+    let agreements = found["agreements"].as_array().expect("a list");
+    assert_eq!(agreements.len(), 8);
+    for agreement in agreements {
+        assert!((-1.0..=1.0).contains(&number(agreement, "rho")), "{agreement}");
+        assert!((1e-4..=1.0).contains(&number(agreement, "p_value")), "{agreement}");
+    }
+
+    let picture = fs::read_to_string(metamask.path("a.svg")).expect("written");
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"), "{picture}");
+    assert!(picture.contains("a&lt;b&gt;") && !picture.contains("a<b>"), "the name is text");
+    assert_eq!(picture.matches("<circle").count(), 3 * 32, "a dot for each dimension");
+    let again = metamask.run(&[&inspect[..], &["--out", "a.svg"]].concat());
+    assert_refused(&again, 73, "OUT-DIR", &["a.svg", "exists"]);
+    assert_eq!(fs::read_to_string(metamask.path("a.svg")).expect("still there"), picture);
+
+    let threads = |n| metamask.succeed(&[&inspect[..], &["--json", "--threads", n]].concat());
+    assert_eq!(threads("1").stdout, threads("3").stdout);
+    let table = metamask.succeed(&inspect).stdout;
+    for word in ["effective rank", "alpha-ReQ", "mask value", "32 dimensions"] {
+        assert!(table.contains(word), "{word} in\n{table}");
+    }
+}
+
+#[test]
+fn a_run_without_a_mask_has_dimensions_and_bounds() {
+    let Some(metamask) = Metamask::find() else { return };
+    let mut off = metamask.tiny_run("off");
+    let set = ["mask.mode=off", "training.epochs=1", "data.dataset=garments-plain"];
+    off.extend(set.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
+    metamask.succeed(&off);
+    let dimensions =
+        json(&metamask, &["inspect", "dimensions", "off", "--json", "--out", "off.svg"]);
+    assert_eq!(dimensions["agreement_with"], "std");
+    assert!(dimensions["masked_usage"].is_null() && dimensions["dimensions"][0]["mask"].is_null());
+    assert_eq!(dimensions["factors"], serde_json::json!([]));
+    let picture = fs::read_to_string(metamask.path("off.svg")).expect("written");
+    assert_eq!(picture.matches("<circle").count(), 32, "one panel: no factors are known");
+
+    let bounds = json(&metamask, &["inspect", "bounds", "off", "--json"]);
+    assert!(bounds["masked"].is_null() && bounds["unmasked"].is_object(), "{bounds}");
+    assert_refused(&metamask.run(&["inspect", "bounds", "gone"]), 66, "MISSING", &["gone"]);
+    assert_refused(&metamask.run(&["inspect", "dimensions", "gone"]), 66, "MISSING", &["gone"]);
+}
+
+#[test]
+fn the_theorem_s_sides_are_made_of_the_terms_that_are_printed() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("run"));
+    let found = json(&metamask, &["inspect", "bounds", "run", "--json"]);
+    assert_eq!(found["batch"], 16);
+    for measured in [&found["masked"], &found["unmasked"]] {
+        let term = |name| number(measured, name);
+        assert_eq!((&measured["negatives"], &measured["classes"]), (&30.into(), &10.into()));
+        assert_eq!(measured["samples"], 64);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b} in {measured}");
+        let tau = term("temperature");
+        let (loss, variance) = (term("contrastive_loss"), term("variance"));
+        let middle = term("cross_entropy") + 3f64.ln();
+        let printed = &measured["as_printed"];
+        close(number(printed, "middle"), middle);
+        close(number(printed, "upper"), loss + variance.sqrt());
+        let lower = loss - variance.sqrt() - 0.5 * term("deviation_sum");
+        close(number(printed, "lower"), lower);
+        // On the unit sphere the variance is tau times that of u.
+        let scaled = &measured["at_temperature"];
+        close(number(scaled, "upper"), loss + (tau * variance).sqrt() / tau);
+        assert_eq!(scaled["upper_holds"], true, "{measured}");
+        assert!(term("nt_xent") > loss);
+    }
+    let table = metamask.succeed(&["inspect", "bounds", "run"]).stdout;
+    for word in ["theorem 5.1", "masked", "L_contrast", "gap", "vacuous"] {
+        assert!(table.contains(word), "{word} in\n{table}");
+    }
+}
