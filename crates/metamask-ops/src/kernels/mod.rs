@@ -21,9 +21,13 @@ mod testing;
 mod workspace;
 
 pub(crate) use batch_norm::{
-    BatchNorm, Statistics, batch_norm_backward, batch_norm_forward, batch_norm_tangent, moments,
+    BatchNorm, Normalisation, Statistics, batch_norm_backward, batch_norm_forward,
+    batch_norm_tangent, moments,
 };
-pub(crate) use conv2d::{ConvShape, conv2d_backward_data, conv2d_backward_weight, conv2d_forward};
+pub(crate) use conv2d::{
+    ConvShape, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
+    conv2d_forward_normalised,
+};
 pub(crate) use elementwise::{add, add_assign, relu, relu_backward};
 pub(crate) use linear::{LinearShape, linear_backward, linear_forward};
 pub(crate) use pool::{

@@ -12,11 +12,12 @@ use super::{
     watch::{Phase, Watched},
 };
 use crate::kernels::{
-    BatchNorm, ConvShape, LinearShape, PoolShape, Real, Statistics, Workspace, add, add_assign,
-    avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
+    BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Statistics, Workspace, add,
+    add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
     batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
-    global_avg_pool_backward, global_avg_pool_forward, linear_backward, linear_forward,
-    max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu, relu_backward,
+    conv2d_forward_normalised, global_avg_pool_backward, global_avg_pool_forward, linear_backward,
+    linear_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu,
+    relu_backward,
 };
 use crate::{ParameterEntry, Precision};
 
@@ -87,6 +88,9 @@ impl<T: Real> Run<'_, T> {
         }
 
         for (index, step) in self.plan.steps.iter().enumerate() {
+            if self.waits(index, activations) {
+                continue;
+            }
             let _watching = self.watch(step, Phase::Forward);
             let mut y = self.buffer_for(step.output());
             let value = |v: usize| match v {
@@ -116,7 +120,18 @@ impl<T: Real> Run<'_, T> {
                         shift[i] = beta[i] - mean_now[i] * scale[i];
                     }
                     let residual = residual.map(value);
-                    batch_norm_forward(value(*x), c, scale, shift, residual, *relu, &mut y);
+                    let waiting = index.checked_sub(1).filter(|&i| self.waits(i, activations));
+                    match waiting.map(|i| &self.plan.steps[i]) {
+                        Some(Step::Conv { x, y: out, window, weight }) => {
+                            let shape = self.conv_shape(*x, *out, *window);
+                            let (x, weight) = (value(*x), self.weights(weight));
+                            let by = Normalisation { scale, shift, residual, relu: *relu };
+                            conv2d_forward_normalised(p, &shape, x, weight, &by, &mut y, ws);
+                        }
+                        _ => {
+                            batch_norm_forward(value(*x), c, scale, shift, residual, *relu, &mut y);
+                        }
+                    }
                 }
                 Step::Relu { x, .. } => relu(value(*x), &mut y),
                 Step::Add { a, b, .. } => add(value(*a), value(*b), &mut y),
@@ -143,7 +158,8 @@ impl<T: Real> Run<'_, T> {
                 }
             }
             values[step.output()] = Some(y);
-            for v in self.plan.read_last_by(index) {
+            let waited = index.checked_sub(1).filter(|&i| self.waits(i, activations));
+            for v in waited.into_iter().chain([index]).flat_map(|i| self.plan.read_last_by(i)) {
                 if activations == Activations::Free || !self.plan.values[v].kept {
                     values[v] = None;
                 }
@@ -414,6 +430,22 @@ impl<T: Real> Run<'_, T> {
         match dots[self.plan.output].take() {
             Some(y_dot) => y_dot.into_vec(),
             None => vec![T::ZERO; y.len()],
+        }
+    }
+
+    /// Whether a step is a convolution that the normalisation behind it computes: by
+    /// fixed statistics, and nobody else reads the convolution's result.
+    fn waits(&self, step: usize, activations: Activations) -> bool {
+        let steps = &self.plan.steps;
+        match (&steps[step], steps.get(step + 1)) {
+            (Step::Conv { y, .. }, Some(Step::Norm { x, residual, .. })) => {
+                self.statistics == Statistics::Fixed
+                    && activations == Activations::Free
+                    && y == x
+                    && *residual != Some(*y)
+                    && self.plan.values[*y].last_step == step + 1
+            }
+            _ => false,
         }
     }
 

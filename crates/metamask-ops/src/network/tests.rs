@@ -584,3 +584,24 @@ fn a_fast_network_is_the_exact_one_up_to_rounding() -> Result<()> {
     assert_ne!(exact, fast, "the fast network takes other kernels");
     Ok(())
 }
+
+#[test]
+fn extraction_normalises_in_the_convolution_and_changes_nothing_but_rounding() -> Result<()> {
+    let networks = [wide(Precision::Exact)?, wide(Precision::Fast)?, residual()?.network];
+    for (network, channels) in networks.iter().zip([3, 3, 2]) {
+        let case = Case::new(network.clone(), &[6, 17, 14, channels])?;
+        for dtype in [DType::F32, DType::F64] {
+            let cast = |tensor: &Tensor| tensor.to_dtype(dtype);
+            let (x, theta) = (cast(&case.x)?, Var::from_tensor(&cast(&case.theta)?)?);
+            let running = Var::from_tensor(&cast(&case.running)?)?;
+            // Where a gradient may be asked for, convolution and normalisation are two steps.
+            let kept = network.forward(&x, &theta, &running, Running)?;
+            let folded = network.forward(&x.detach(), &theta.detach(), &running, Running)?;
+            let largest = |t: &Tensor| t.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
+            let error = largest(&(&kept - &folded)?)? / largest(&kept)?;
+            let tolerance = if dtype == DType::F32 { 1e-6 } else { 1e-14 };
+            assert!(error <= tolerance, "{dtype:?}: {error:.1e}");
+        }
+    }
+    Ok(())
+}

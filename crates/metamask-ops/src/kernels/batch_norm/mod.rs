@@ -8,8 +8,11 @@
 //! per channel. This file holds the formulas, [`columns`] the loops.
 
 mod columns;
+mod in_place;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::in_place::Normalisation;
 
 use self::columns::{Affine, Operands, affine, column_moments, column_sums};
 use super::simd::Real;

@@ -21,7 +21,9 @@ const TASKS: usize = 8;
 /// that they stay in the second-level cache: 2304 · 64 channels are 576 KiB.
 const DEPTH_PER_STEP: usize = 2304;
 
-/// `target (+)= correlation of source with w`, as `plan` says.
+/// `target (+)= correlation of source with w`, as `plan` says; `finish` is called
+/// with each part of the target when it is done, and the place of its first element.
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 pub(super) fn correlate<T: Real>(
     kernel: Kernel,
     plan: &Plan,
@@ -29,6 +31,7 @@ pub(super) fn correlate<T: Real>(
     w: &[T],
     target: &mut [T],
     accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
     let pixels = plan.target_len / plan.target_c;
@@ -40,7 +43,8 @@ pub(super) fn correlate<T: Real>(
     target
         .par_chunks_mut(images * plan.target_len)
         .zip(source.par_chunks(images * plan.source.image_len()))
-        .for_each(|(target, source)| {
+        .enumerate()
+        .for_each(|(i, (target, source))| {
             let mut scratch;
             let source = if plan.source.is_bare() {
                 source
@@ -56,7 +60,11 @@ pub(super) fn correlate<T: Real>(
                 }
                 bordered
             };
-            T::dispatch(kernel, Images { plan, steps: &steps, packed, source, target, accumulate });
+            T::dispatch(
+                kernel,
+                Images { plan, steps: &steps, packed, source, target: &mut *target, accumulate },
+            );
+            finish(i * images * plan.target_len, target);
         });
 }
 

@@ -17,6 +17,7 @@ mod weight_tile;
 mod winograd;
 
 use self::plan::Plan;
+use super::batch_norm::Normalisation;
 use super::simd::Real;
 use super::workspace::Workspace;
 use crate::{Kernel, Precision};
@@ -97,12 +98,45 @@ pub(crate) fn conv2d_forward<T: Real>(
     accumulate: bool,
     ws: &mut Workspace<T>,
 ) {
+    forward_with(precision, s, x, w, y, accumulate, |_, _| {}, ws);
+}
+
+/// `y = relu?(conv(x, w) · scale + shift (+ residual))`: a convolution and the
+/// normalisation by fixed statistics behind it.
+///
+/// # Shapes
+/// As [`conv2d_forward`]; `residual` like `y`, scale and shift `[out_c]`.
+pub(crate) fn conv2d_forward_normalised<T: Real>(
+    precision: Precision,
+    s: &ConvShape,
+    x: &[T],
+    w: &[T],
+    by: &Normalisation<'_, T>,
+    y: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    let kernel = Kernel::current();
+    let finish = |first: usize, rows: &mut [T]| by.apply(kernel, first, rows);
+    forward_with(precision, s, x, w, y, false, finish, ws);
+}
+
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
+fn forward_with<T: Real>(
+    precision: Precision,
+    s: &ConvShape,
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+    accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
+    ws: &mut Workspace<T>,
+) {
     s.check(x.len(), w.len(), y.len());
     let kernel = Kernel::current();
     if s.takes_winograd::<T>(precision) {
-        winograd::forward(kernel, s, x, w, y, accumulate, ws);
+        winograd::forward(kernel, s, x, w, y, accumulate, finish, ws);
     } else {
-        correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, ws);
+        correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, finish, ws);
     }
 }
 
@@ -128,7 +162,7 @@ pub(crate) fn conv2d_backward_data<T: Real>(
     if s.takes_winograd::<T>(precision) {
         winograd::backward_data(kernel, s, dy, w, dx, accumulate, ws);
     } else {
-        correlate::correlate(kernel, &Plan::backward_data(s), dy, w, dx, accumulate, ws);
+        correlate::correlate(kernel, &Plan::backward_data(s), dy, w, dx, accumulate, |_, _| {}, ws);
     }
 }
 

@@ -93,7 +93,16 @@ fn check<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
         let mut y = values::<T>(s.output_len(), 4);
         let mut expected = if accumulate { widen(&y) } else { vec![0.0; y.len()] };
         for_each_term(s, |o, i, k| expected[o] += x64[i] * w64[k]);
-        correlate::correlate(kernel, &Plan::forward(s), &x, &w, &mut y, accumulate, &mut ws);
+        correlate::correlate(
+            kernel,
+            &Plan::forward(s),
+            &x,
+            &w,
+            &mut y,
+            accumulate,
+            |_, _| {},
+            &mut ws,
+        );
         assert_close(&format!("{kernel:?} forward {s:?}"), &y, &expected, tolerance);
 
         let mut dx = values::<T>(s.input_len(), 5);
@@ -106,6 +115,7 @@ fn check<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
             &w,
             &mut dx,
             accumulate,
+            |_, _| {},
             &mut ws,
         );
         assert_close(&format!("{kernel:?} backward data {s:?}"), &dx, &expected, tolerance);
@@ -144,12 +154,59 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
                 let dy = values::<f32>(s.output_len(), 3);
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
                 let mut ws = Workspace::default();
-                correlate::correlate(kernel, &Plan::forward(&s), &x, &w, &mut y, false, &mut ws);
+                correlate::correlate(
+                    kernel,
+                    &Plan::forward(&s),
+                    &x,
+                    &w,
+                    &mut y,
+                    false,
+                    |_, _| {},
+                    &mut ws,
+                );
                 let plan = Plan::backward_data(&s);
-                correlate::correlate(kernel, &plan, &dy, &w, &mut dx, true, &mut ws);
+                correlate::correlate(kernel, &plan, &dy, &w, &mut dx, true, |_, _| {}, &mut ws);
                 weight::backward_weight(kernel, &s, &x, &dy, &mut dw, &mut ws);
                 (y, dx, dw)
             });
+        }
+    }
+}
+
+#[test]
+fn a_normalised_convolution_is_convolution_then_normalisation() {
+    let wide = |batch, size, out_c| ConvShape {
+        batch,
+        in_h: size,
+        in_w: size,
+        in_c: 256,
+        out_c,
+        kernel_h: 3,
+        kernel_w: 3,
+        stride: 1,
+        padding: 1,
+    };
+    let many = [wide(9, 8, 256), wide(40, 10, 40), wide(2, 36, 40)];
+    for s in shapes().iter().chain(&many) {
+        for precision in [Precision::Exact, Precision::Fast] {
+            let (x, w) = (values::<f32>(s.input_len(), 1), values::<f32>(s.weight_len(), 2));
+            let (scale, shift) = (values::<f32>(s.out_c, 3), values::<f32>(s.out_c, 4));
+            let residual = values::<f32>(s.output_len(), 5);
+            let mut ws = Workspace::default();
+            for (residual, relu) in [(None, false), (None, true), (Some(&*residual), true)] {
+                let mut expected = vec![0.0; s.output_len()];
+                conv2d_forward(precision, s, &x, &w, &mut expected, false, &mut ws);
+                for (i, y) in expected.iter_mut().enumerate() {
+                    *y = y.mul_add(scale[i % s.out_c], shift[i % s.out_c]);
+                    *y += residual.map_or(0.0, |residual| residual[i]);
+                    *y = if relu { y.max(0.0) } else { *y };
+                }
+                let by = Normalisation { scale: &scale, shift: &shift, residual, relu };
+                let mut y = vec![7.0; s.output_len()];
+                conv2d_forward_normalised(precision, s, &x, &w, &by, &mut y, &mut ws);
+                // Two roundings on CPUs without a fused multiply-add.
+                assert_close(&format!("{precision:?} {s:?}"), &y, &widen(&expected), 1e-6);
+            }
         }
     }
 }

@@ -14,7 +14,9 @@ use crate::kernels::workspace::{PerThread, at_least};
 /// in the second-level cache.
 const TILES: usize = 32;
 
-/// `target (+)= correlation of source with the transformed weights u`.
+/// `target (+)= correlation of source with the transformed weights u`; `finish` as
+/// in the direct one.
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 pub(super) fn correlate<T: Real>(
     kernel: Kernel,
     grid: &Grid,
@@ -22,6 +24,7 @@ pub(super) fn correlate<T: Real>(
     u: &[T],
     target: &mut [T],
     accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
     per_thread: &PerThread<T>,
 ) {
     let run = |source: &[T], target: &mut [T], first_row: usize, tiles: usize| {
@@ -36,21 +39,26 @@ pub(super) fn correlate<T: Real>(
         target
             .par_chunks_mut(images * grid.out_len())
             .zip(source.par_chunks(images * grid.in_len()))
-            .for_each(|(target, source)| {
+            .enumerate()
+            .for_each(|(i, (target, source))| {
                 run(source, target, 0, target.len() / grid.out_len() * grid.tiles());
+                finish(i * images * grid.out_len(), target);
             });
     } else {
         let rows = (TILES / grid.columns()).max(1);
         let chunk = rows * TILE * grid.out_w * grid.out_c;
-        target.par_chunks_mut(grid.out_len()).zip(source.par_chunks(grid.in_len())).for_each(
-            |(target, source)| {
+        target
+            .par_chunks_mut(grid.out_len())
+            .zip(source.par_chunks(grid.in_len()))
+            .enumerate()
+            .for_each(|(image, (target, source))| {
                 target.par_chunks_mut(chunk).enumerate().for_each(|(i, target)| {
                     let first_row = i * rows;
                     let rows = rows.min(grid.rows() - first_row);
                     run(source, target, first_row, rows * grid.columns());
+                    finish(image * grid.out_len() + i * chunk, target);
                 });
-            },
-        );
+            });
     }
 }
 

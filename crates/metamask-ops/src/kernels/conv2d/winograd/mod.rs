@@ -52,7 +52,8 @@ pub(super) fn pays(s: &ConvShape) -> bool {
     winograd * 5 < direct * 4
 }
 
-/// As `conv2d_forward`.
+/// As `conv2d_forward`; `finish` as in the direct correlation.
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 pub(super) fn forward<T: Real>(
     kernel: Kernel,
     s: &ConvShape,
@@ -60,9 +61,21 @@ pub(super) fn forward<T: Real>(
     w: &[T],
     y: &mut [T],
     accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
-    correlate_with(kernel, s, &Grid::forward(s), Direction::Forward, x, w, y, accumulate, ws);
+    correlate_with(
+        kernel,
+        s,
+        &Grid::forward(s),
+        Direction::Forward,
+        x,
+        w,
+        y,
+        accumulate,
+        finish,
+        ws,
+    );
 }
 
 /// As `conv2d_backward_data`.
@@ -76,7 +89,7 @@ pub(super) fn backward_data<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     let grid = Grid::backward_data(s);
-    correlate_with(kernel, s, &grid, Direction::Backward, dy, w, dx, accumulate, ws);
+    correlate_with(kernel, s, &grid, Direction::Backward, dy, w, dx, accumulate, |_, _| {}, ws);
 }
 
 /// As `conv2d_backward_weight`.
@@ -101,13 +114,14 @@ fn correlate_with<T: Real>(
     w: &[T],
     target: &mut [T],
     accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
     if s.in_c * s.out_c >= WIDE {
-        wide::correlate(kernel, grid, direction, source, w, target, accumulate, ws);
+        wide::correlate(kernel, grid, direction, source, w, target, accumulate, finish, ws);
     } else {
         let (packed, _, _, per_thread) = ws.parts();
         let u = transform_weights(kernel, w, s.in_c, s.out_c, direction, packed);
-        correlate::correlate(kernel, grid, source, u, target, accumulate, per_thread);
+        correlate::correlate(kernel, grid, source, u, target, accumulate, finish, per_thread);
     }
 }

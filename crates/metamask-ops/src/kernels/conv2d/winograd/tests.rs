@@ -54,7 +54,7 @@ fn check<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
         let mut y = values::<T>(s.output_len(), 4);
         let mut expected = if accumulate { widen(&y) } else { vec![0.0; y.len()] };
         for_each_term(s, |o, i, k| expected[o] += x64[i] * w64[k]);
-        forward(kernel, s, &x, &w, &mut y, accumulate, &mut ws);
+        forward(kernel, s, &x, &w, &mut y, accumulate, |_, _| {}, &mut ws);
         assert_close(&format!("{kernel:?} forward {s:?}"), &y, &expected, tolerance);
 
         let mut dx = values::<T>(s.input_len(), 5);
@@ -97,7 +97,7 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
                 let dy = values::<f32>(s.output_len(), 3);
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
                 let mut ws = Workspace::default();
-                forward(kernel, &s, &x, &w, &mut y, false, &mut ws);
+                forward(kernel, &s, &x, &w, &mut y, false, |_, _| {}, &mut ws);
                 backward_data(kernel, &s, &dy, &w, &mut dx, true, &mut ws);
                 backward_weight(kernel, &s, &x, &dy, &mut dw, &mut ws);
                 (y, dx, dw)

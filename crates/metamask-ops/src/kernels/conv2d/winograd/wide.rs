@@ -24,7 +24,7 @@ const DEPTH: usize = 64;
 /// Elements of transformed tiles at a time.
 const ELEMENTS: usize = 1 << 22;
 
-/// `target (+)= correlation of source with the weights`.
+/// `target (+)= correlation of source with the weights`; `finish` as in the direct one.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 pub(super) fn correlate<T: Real>(
     kernel: Kernel,
@@ -34,6 +34,7 @@ pub(super) fn correlate<T: Real>(
     w: &[T],
     target: &mut [T],
     accumulate: bool,
+    finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
     let (lanes, vectors) = T::tile_columns(kernel);
@@ -44,7 +45,7 @@ pub(super) fn correlate<T: Real>(
     let (_, inputs, _, per_thread) = ws.parts();
     let inputs = at_least(inputs, cells * cell);
     let blocks: Vec<_> = columns(grid.out_c, lanes, vectors).collect();
-    let to = SharedMut::new(target);
+    let to = SharedMut::new(&mut *target);
 
     for first in (0..tiles).step_by(cells * TILES) {
         let n_tiles = (cells * TILES).min(tiles - first);
@@ -71,6 +72,9 @@ pub(super) fn correlate<T: Real>(
             );
         });
     }
+    // A task has a block of channels only: what is finished are whole images.
+    let len = grid.out_len();
+    target.par_chunks_mut(len).enumerate().for_each(|(i, image)| finish(i * len, image));
 }
 
 /// Brings one tile to the points.
