@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::data_arguments::DataArguments;
 use crate::inspect::{InspectBoundsArguments, InspectDimensionsArguments};
 
 /// Self-supervised pre-training of image encoders with MetaMask: a mask over
@@ -33,7 +34,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     /// List the presets, or print one
     Presets(PresetsArguments),
-    /// List data sets, or look at one
+    /// List, fetch, verify and look at data sets
     Data(DataArguments),
 }
 
@@ -75,6 +76,9 @@ pub(crate) struct PretrainArguments {
     /// What to do when the embeddings collapse: short for --set guard.on_collapse=WORD
     #[arg(long, value_name = "warn|stop")]
     pub on_collapse: Option<String>,
+    /// Open no connection: data that are not here are an error
+    #[arg(long)]
+    pub offline: bool,
     /// Where to compute
     #[arg(long, value_name = "cpu|cuda:N", default_value = "cpu")]
     pub device: String,
@@ -100,6 +104,9 @@ pub(crate) struct EvaluateArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Open no connection: data that are not here are an error
+    #[arg(long)]
+    pub offline: bool,
     /// Worker threads; results do not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -192,38 +199,4 @@ Examples:
 pub(crate) struct PresetsArguments {
     /// The preset to print
     pub name: Option<String>,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  metamask data list
-  metamask data preview garments --out views.png")]
-pub(crate) struct DataArguments {
-    #[command(subcommand)]
-    pub command: DataCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DataCommand {
-    /// List the data sets
-    #[command(after_help = "Example:\n  metamask data list")]
-    List,
-    /// Draw images of a data set, each with two of its views
-    #[command(after_help = "\
-Example:
-  metamask data preview garments --out views.png")]
-    Preview(PreviewArguments),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct PreviewArguments {
-    /// The data set
-    pub name: String,
-    /// The picture to write (PNG)
-    #[arg(long, value_name = "FILE.png")]
-    pub out: PathBuf,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
 }

@@ -6,22 +6,17 @@ use std::{
 };
 
 use candle_core::DType;
-use metamask_augment::{ImageBatch, two_views};
-use metamask_data::{DatasetSpec, Tile, contact_sheet, save_png};
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, Measure, RunOptions,
     checkpoint::{Checkpoints, Identity, State},
     load_data,
     presets::{self, Preset},
-    run_folder, shown, views,
+    run_folder, shown,
 };
 
 use crate::{
-    arguments::{
-        DataArguments, DataCommand, EvaluateArguments, PresetsArguments, PretrainArguments,
-        PreviewArguments, ProtocolName,
-    },
-    print,
+    arguments::{EvaluateArguments, PresetsArguments, PretrainArguments, ProtocolName},
+    data_places, print,
     progress::Progress,
     signals::Signals,
 };
@@ -43,8 +38,8 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         let message = format!("note: {}: no run to resume, starting it", shown(&out));
         print::to_stderr(&message);
     }
-    let options =
-        RunOptions { out, resume: arguments.resume, data_dir: arguments.data_dir.clone() };
+    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let options = RunOptions { out, resume: arguments.resume, places };
     let signals = Signals::listen()?;
     let mut progress = Progress::with_signals(signals.clone());
     let outcome = metamask_train::pretrain(&config, &options, &mut progress);
@@ -122,7 +117,8 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
     set_threads(arguments.threads)?;
     let run = &arguments.run;
     let (config, config_sha256) = run_folder::read_config(run)?;
-    let data = load_data(&config, arguments.data_dir.clone())?;
+    let data =
+        load_data(&config, &data_places::of(arguments.data_dir.clone(), arguments.offline)?)?;
     let mut learner = Learner::new(&config, DType::F32)?;
     let checkpoints = Checkpoints {
         folder: run.join("checkpoints"),
@@ -187,60 +183,4 @@ pub(crate) fn presets(arguments: &PresetsArguments) -> anyhow::Result<()> {
     line("METHOD", &presets::METHODS);
     line("RECIPE", &presets::RECIPES);
     print::to_stdout(&text)
-}
-
-pub(crate) fn data(arguments: &DataArguments) -> anyhow::Result<()> {
-    match &arguments.command {
-        DataCommand::List => {
-            let line = |spec: DatasetSpec| format!("{spec:22}{}\n", spec.description());
-            let list: String = DatasetSpec::named().map(line).collect();
-            print::to_stdout(&list)
-        }
-        DataCommand::Preview(arguments) => preview(arguments),
-    }
-}
-
-/// Columns of a preview: an image and two views of it, a few times.
-const PREVIEW_SAMPLES: usize = 16;
-const PREVIEW_SCALE: usize = 3;
-
-fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
-    let overrides = [format!("data.dataset={}", arguments.name)];
-    let config = Preset::named(presets::DEFAULT)?.config(&overrides)?;
-    let data = load_data(&config, arguments.data_dir.clone())?;
-    let images = &data.train.images;
-    let (height, width) = (images.height(), images.width());
-    let samples: Vec<u32> = (0..images.len().min(PREVIEW_SAMPLES) as u32).collect();
-    let batch = ImageBatch::new(images.bytes(), height, width)?;
-    let recipe = views::recipe_in_colour(&config.augmentation)?;
-    let size = recipe.output_size(height, width)?;
-    let (view_a, view_b) = two_views(&recipe, batch, &samples, config.run.seed, 0)?;
-    let bytes = |view: Vec<f32>| -> Vec<u8> {
-        view.into_iter().map(|x| (x * 255.0).round().clamp(0.0, 255.0) as u8).collect()
-    };
-    let (view_a, view_b) = (bytes(view_a), bytes(view_b));
-    let tile = |bytes, (height, width)| Tile { bytes, height, width };
-    let view_row = |view| tiles(view, size);
-    let originals =
-        samples.iter().map(|&i| tile(images.image(i as usize), (height, width))).collect();
-    let rows = match size == (height, width) {
-        true => vec![originals, view_row(&view_a), view_row(&view_b)],
-        false => vec![view_row(&view_a), view_row(&view_b)],
-    };
-    save_png(&contact_sheet(&rows, PREVIEW_SCALE), &arguments.out)
-        .map_err(|error| cannot_write(&arguments.out, &error))?;
-    print::to_stdout(&format!(
-        "{}: {} images of {} (upper row), two views of each below\n",
-        shown(&arguments.out),
-        samples.len(),
-        data.name
-    ))
-}
-
-fn tiles(view: &[u8], (height, width): (usize, usize)) -> Vec<Tile<'_>> {
-    view.chunks_exact(height * width * 3).map(|bytes| Tile { bytes, height, width }).collect()
-}
-
-fn cannot_write(path: &Path, error: &anyhow::Error) -> Failure {
-    Failure::at(Code::OutDir, path, format!("cannot be written: {}", error.root_cause()))
 }

@@ -5,6 +5,11 @@
 
 mod arguments;
 mod commands;
+mod data;
+mod data_arguments;
+mod data_places;
+mod data_preview;
+mod data_stats;
 mod inspect;
 mod print;
 mod progress;
@@ -21,13 +26,14 @@ fn main() -> ExitCode {
     // Before anything is allocated: big blocks then stay with the process.
     metamask_ops::keep_freed_memory();
     metamask_ops::keep_candle_on_one_thread();
+    silence_guarded_panics();
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments).map(success),
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
-        Command::Data(arguments) => commands::data(&arguments).map(success),
+        Command::Data(arguments) => data::data(&arguments).map(success),
     };
     match done {
         Ok(status) => status,
@@ -44,4 +50,14 @@ fn main() -> ExitCode {
 
 fn success((): ()) -> ExitCode {
     ExitCode::SUCCESS
+}
+
+/// A foreign parser that gives up becomes an error of ours: its panic is not shown.
+fn silence_guarded_panics() {
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !metamask_data::panic_is_guarded() {
+            shown(panic);
+        }
+    }));
 }

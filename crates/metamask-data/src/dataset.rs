@@ -1,13 +1,14 @@
 //! What a data set is in memory: bytes, and beside them labels and factors.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use anyhow::ensure;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 use crate::error::DataError;
+use crate::images::Images;
 use crate::split::Split;
 
 /// A data set with its splits.
@@ -23,6 +24,10 @@ pub struct Dataset {
     pub unlabelled: Option<Unlabelled>,
     /// The images to test on.
     pub test: Labelled,
+    /// Folds of the training images, as indices, for sets that come with them.
+    pub folds: Vec<Vec<u32>>,
+    /// What a user should know about these images: left out, unpinned, duplicated.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
@@ -45,7 +50,7 @@ impl Dataset {
             Split::Train => Unlabelled(self.train.images.clone()),
             Split::Unlabelled => unlabelled()?.clone(),
             Split::TrainAndUnlabelled => {
-                Unlabelled(self.train.images.followed_by(unlabelled()?.images())?)
+                Unlabelled(unlabelled()?.images().followed_by(&self.train.images)?)
             }
             Split::Test => return Err(refuse("test images are for evaluation only").into()),
         })
@@ -78,7 +83,36 @@ impl Dataset {
         );
         let test = self.train.slice(n_train - n..n_train);
         let train = self.train.slice(0..n_train - n);
-        Ok(Self { train, test, ..self })
+        // They count from the start of all training images, some of which are gone.
+        Ok(Self { train, test, folds: Vec::new(), ..self })
+    }
+
+    /// The training images of a fold, from 0.
+    ///
+    /// # Errors
+    /// If there is no such fold.
+    pub fn fold(&self, fold: usize) -> anyhow::Result<Labelled> {
+        let indices = self.folds.get(fold).ok_or_else(|| {
+            let n = self.folds.len();
+            DataError::request(format!("fold {fold} of {}: it has {n} folds", self.name))
+        })?;
+        Ok(self.train.select(indices))
+    }
+
+    /// How many test images are also, byte for byte, among the training images:
+    /// what a probe is fitted on and judged by should have none in common.
+    pub fn n_test_in_train(&self) -> usize {
+        let sums = |images: &Images| -> Vec<[u8; 32]> {
+            let size = images.image_size();
+            images
+                .bytes()
+                .par_chunks_exact(size)
+                .map(|image| Sha256::digest(image).into())
+                .collect()
+        };
+        let mut train = sums(&self.train.images);
+        train.sort_unstable();
+        sums(&self.test.images).iter().filter(|sum| train.binary_search(sum).is_ok()).count()
     }
 
     /// SHA-256 over all images and labels, in lower-case hexadecimal.
@@ -98,105 +132,6 @@ impl Dataset {
             }
         }
         hex(&hash.finalize())
-    }
-}
-
-/// Equally sized images as bytes, NHWC, RGB. Clones and slices share the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Images {
-    bytes: Arc<[u8]>,
-    first: usize,
-    n: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Images {
-    /// Red, green, blue.
-    pub const CHANNELS: usize = 3;
-
-    /// Takes `[n, height, width, 3]` bytes; n follows from their number.
-    ///
-    /// # Errors
-    /// If a side is 0 or the bytes are no whole number of images.
-    pub fn new(bytes: impl Into<Arc<[u8]>>, height: usize, width: usize) -> anyhow::Result<Self> {
-        let bytes = bytes.into();
-        let size = height * width * Self::CHANNELS;
-        ensure!(size > 0, "images: sides must be positive, got {height}x{width}");
-        ensure!(
-            bytes.len().is_multiple_of(size),
-            "images: bytes must be whole images, expected a multiple of {size}, got {}",
-            bytes.len()
-        );
-        Ok(Self { n: bytes.len() / size, bytes, first: 0, height, width })
-    }
-
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.n
-    }
-
-    /// Whether there is no image.
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
-    }
-
-    /// Rows of an image.
-    pub fn height(&self) -> usize {
-        self.height
-    }
-
-    /// Columns of an image.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Channels of a pixel: 3.
-    pub fn channels(&self) -> usize {
-        Self::CHANNELS
-    }
-
-    /// All images, `[n, height, width, 3]`.
-    pub fn bytes(&self) -> &[u8] {
-        let size = self.image_size();
-        &self.bytes[self.first * size..(self.first + self.n) * size]
-    }
-
-    /// One image, `[height, width, 3]`.
-    ///
-    /// # Panics
-    /// If there is no image of that index.
-    pub fn image(&self, index: usize) -> &[u8] {
-        assert!(index < self.n, "image {index} of {}", self.n);
-        let size = self.image_size();
-        &self.bytes[(self.first + index) * size..][..size]
-    }
-
-    /// A run of the images; shares the bytes.
-    ///
-    /// # Panics
-    /// If the range ends behind the last image.
-    pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.n, "{range:?} of {}", self.n);
-        Self { first: self.first + range.start, n: range.len(), ..self.clone() }
-    }
-
-    /// These images and behind them `others`. What lies so in memory is shared,
-    /// anything else is copied.
-    ///
-    /// # Errors
-    /// If they differ in size.
-    pub fn followed_by(&self, others: &Self) -> anyhow::Result<Self> {
-        let sizes = [self, others].map(|images| (images.height, images.width));
-        ensure!(sizes[0] == sizes[1], "images: sizes must be equal, got {sizes:?}");
-        if Arc::ptr_eq(&self.bytes, &others.bytes) && self.first + self.n == others.first {
-            return Ok(Self { n: self.n + others.n, ..self.clone() });
-        }
-        Self::new([self.bytes(), others.bytes()].concat(), self.height, self.width)
-    }
-
-    fn image_size(&self) -> usize {
-        self.height * self.width * Self::CHANNELS
     }
 }
 
@@ -239,6 +174,24 @@ impl Labelled {
             labels: self.labels[range.clone()].to_vec(),
             class_names: self.class_names.clone(),
             factors: self.factors.as_ref().map(|factors| factors.slice(range)),
+        }
+    }
+}
+
+impl Labelled {
+    /// Some of the images with all that belongs to them, in that order; copies.
+    ///
+    /// # Panics
+    /// If there is no image of an index.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let at = || indices.iter().map(|&i| i as usize);
+        let bytes: Vec<u8> = at().flat_map(|i| self.images.image(i)).copied().collect();
+        let (height, width) = (self.images.height(), self.images.width());
+        Self {
+            images: Images::new(bytes, height, width).expect("whole images"),
+            labels: at().map(|i| self.labels[i]).collect(),
+            class_names: self.class_names.clone(),
+            factors: self.factors.as_ref().map(|factors| factors.select(at())),
         }
     }
 }
@@ -353,6 +306,11 @@ impl Factors {
         Some(self.values.chunks_exact(self.factors.len()).map(|row| row[column]).collect())
     }
 
+    fn select(&self, images: impl Iterator<Item = usize>) -> Self {
+        let values = images.flat_map(|i| self.row(i)).copied().collect();
+        Self { factors: self.factors.clone(), values }
+    }
+
     fn slice(&self, range: Range<usize>) -> Self {
         let width = self.factors.len();
         Self {
@@ -379,7 +337,9 @@ mod tests {
             factors: Some(Factors::new(&[RHO], (0..10u8).map(f32::from).collect())),
         };
         let (name, licence) = ("ten".into(), String::new());
-        Dataset { name, licence, test: train.clone(), unlabelled: None, train }
+        let (folds, notes) = (vec![vec![1, 3], vec![8]], Vec::new());
+        let test = train.clone();
+        Dataset { name, licence, test, unlabelled: None, train, folds, notes }
     }
 
     #[test]
@@ -412,8 +372,8 @@ mod tests {
         dataset.unlabelled = Some(Unlabelled(images(200, 4)));
         if shared {
             let both = dataset.pretraining(Split::TrainAndUnlabelled).unwrap().0;
-            dataset.train.images = both.slice(0..10);
-            dataset.unlabelled = Some(Unlabelled(both.slice(10..14)));
+            dataset.unlabelled = Some(Unlabelled(both.slice(0..4)));
+            dataset.train.images = both.slice(4..14);
         }
         dataset
     }
@@ -429,7 +389,7 @@ mod tests {
             };
             check(Split::Train, (0..10).collect());
             check(Split::Unlabelled, (200..204).collect());
-            check(Split::TrainAndUnlabelled, (0..10).chain(200..204).collect());
+            check(Split::TrainAndUnlabelled, (200..204).chain(0..10).collect());
             assert!(dataset.pretraining(Split::Test).is_err());
             assert_eq!(dataset.pretraining_split(), Split::TrainAndUnlabelled);
         }
@@ -438,10 +398,17 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_slices_count_from_their_own_start() {
-        let images = ten().train.images.slice(2..9).slice(1..3);
-        assert_eq!(images.bytes(), [3, 3, 3, 4, 4, 4]);
-        assert!(images.slice(2..2).is_empty());
+    fn folds_select_training_images_with_all_that_is_theirs() {
+        let fold = ten().fold(0).unwrap();
+        assert_eq!((&fold.labels[..], fold.images.bytes()), (&[1, 3][..], &[1, 1, 1, 3, 3, 3][..]));
+        assert_eq!(fold.factors.unwrap().column("rho").unwrap(), [1.0, 3.0]);
+        assert!(ten().fold(2).is_err());
+    }
+
+    #[test]
+    fn test_images_among_the_training_images_are_counted() {
+        assert_eq!(ten().n_test_in_train(), 10);
+        assert_eq!(ten().with_validation(3).unwrap().n_test_in_train(), 0);
     }
 
     #[test]
@@ -453,14 +420,5 @@ mod tests {
         let prints = [dataset.fingerprint(), relabelled.fingerprint(), cut.fingerprint()];
         assert_eq!(prints[0], ten().fingerprint());
         assert!(prints[0] != prints[1] && prints[0] != prints[2]);
-    }
-
-    #[test]
-    fn images_refuse_a_part_of_an_image() {
-        let error = Images::new(vec![0; 13], 2, 2).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "images: bytes must be whole images, expected a multiple of 12, got 13"
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! What can be wrong with data, in the form the command line prints.
 
-use std::fmt;
 use std::path::Path;
+use std::{fmt, io};
 
 /// The kind of a [`DataError`]; the command line derives its exit status from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,12 @@ pub enum Fault {
     Invalid,
     /// The request itself cannot be met: an unknown name, more images than there are.
     Request,
+    /// Reading or writing one of our own files failed.
+    Io,
+    /// The disk is full.
+    DiskFull,
+    /// A server did not give what it should, or could not be reached.
+    Download,
 }
 
 /// A failure to load data: one line, and sometimes advice.
@@ -64,6 +70,24 @@ impl DataError {
     pub(crate) fn hash(path: &Path, found: &str, expected: &str) -> Self {
         let message = format!("`{}`: found sha256 {found}, expected {expected}", path.display());
         Self { fault: Fault::Invalid, code: "DATA-HASH", message, help: None }
+    }
+
+    /// Reading or writing a file of ours failed.
+    pub(crate) fn io(path: &Path, doing: &str, error: &io::Error) -> Self {
+        let (fault, code) = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                (Fault::DiskFull, "DISK-FULL")
+            }
+            _ => (Fault::Io, "IO"),
+        };
+        let message = format!("`{}`: failed to {doing}: {error}", path.display());
+        Self { fault, code, message, help: None }
+    }
+
+    /// A download failed.
+    #[cfg(feature = "hub")]
+    pub(crate) fn download(message: String) -> Self {
+        Self { fault: Fault::Download, code: "DOWNLOAD", message, help: None }
     }
 
     /// The request cannot be met.

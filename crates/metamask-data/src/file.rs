@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 
-/// No single file may hold, or unpack to, more. Fashion-MNIST's largest has
-/// 47 MB, CIFAR-10's 31 MB.
+/// No IDX file may hold, or unpack to, more. Fashion-MNIST's largest has 47 MB.
 pub(crate) const LIMIT: usize = 64 << 20;
 
 /// Opens a plain file; `expected` says what it should be.
@@ -23,12 +22,6 @@ pub(crate) fn open(path: &Path, expected: &str) -> Result<File, DataError> {
 /// The system does not give the file's bytes.
 pub(crate) fn unreadable(path: &Path, error: &io::Error) -> DataError {
     DataError::missing(format!("`{}`: {error}", path.display()), None)
-}
-
-/// The first of `folders` that holds `names`, any of which will do.
-pub(crate) fn find_folder(folders: &[PathBuf], names: &[String]) -> Option<PathBuf> {
-    let holds = |folder: &&PathBuf| names.iter().any(|name| folder.join(name).exists());
-    folders.iter().find(holds).cloned()
 }
 
 /// Folders as a list in a message.
@@ -47,6 +40,9 @@ pub(crate) fn recognise(start: &[u8]) -> Option<&'static str> {
         _ if start.starts_with(&[0, 0, 8, 1]) => "an IDX file of labels",
         _ if start.starts_with(&[0x1f, 0x8b]) => "a gzip file",
         _ if start.starts_with(b"\x89PNG") => "a PNG picture",
+        _ if start.starts_with(&[0xff, 0xd8, 0xff]) => "a JPEG picture",
+        _ if start.starts_with(b"PAR1") => "a parquet file",
+        _ if start.starts_with(b"\x80\x02") || start.starts_with(b"\x80\x04") => "a Python pickle",
         _ if start.starts_with(b"PK\x03\x04") => "a zip archive",
         _ if text == b"vers" => "a Git LFS pointer, not the data",
         _ if text == b"<!do" || text == b"<htm" => "an HTML page",

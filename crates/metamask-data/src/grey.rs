@@ -2,9 +2,10 @@
 
 use anyhow::ensure;
 
-use crate::dataset::{Images, Labelled};
+use crate::dataset::Labelled;
+use crate::images::Images;
 
-/// Rows and columns of every image that [`load`](crate::load) returns.
+/// Rows and columns that smaller grey images are set into.
 pub(crate) const SIDE: usize = 32;
 
 /// Equally sized grey images, one behind the other, row by row.
@@ -60,29 +61,17 @@ impl GreyImages {
     }
 }
 
-/// Grey images with their classes.
-#[derive(Clone, Debug)]
-pub(crate) struct GreyLabelled {
-    pub images: GreyImages,
-    pub labels: Vec<u8>,
-}
-
-impl GreyLabelled {
-    pub(crate) fn truncate(&mut self, n: usize) {
-        self.images.bytes.truncate(n * self.images.height * self.images.width);
-        self.labels.truncate(n);
-    }
-
-    /// Centres the images on black and repeats grey as red, green and blue.
+impl GreyImages {
+    /// The images centred on black of 32×32, grey repeated as red, green and blue.
     ///
     /// Padding rather than scaling: no pixel is invented, and 28 → 32 leaves the
     /// two black pixels at each side that MNIST's own networks used too.
-    pub(crate) fn into_rgb(self, class_names: &[&str]) -> Labelled {
-        let GreyImages { height, width, bytes } = &self.images;
+    pub(crate) fn centred_rgb(&self) -> Vec<u8> {
+        let Self { height, width, bytes } = self;
         assert!(*height <= SIDE && *width <= SIDE, "{height}x{width} does not fit {SIDE}x{SIDE}");
         let (top, left) = ((SIDE - height) / 2, (SIDE - width) / 2);
         let size = SIDE * SIDE * Images::CHANNELS;
-        let mut rgb = vec![0; self.labels.len() * size];
+        let mut rgb = vec![0; self.len() * size];
         for (image, grey) in rgb.chunks_exact_mut(size).zip(bytes.chunks_exact(height * width)) {
             for (y, row) in grey.chunks_exact(*width).enumerate() {
                 let start = ((top + y) * SIDE + left) * Images::CHANNELS;
@@ -91,6 +80,31 @@ impl GreyLabelled {
                 }
             }
         }
+        rgb
+    }
+
+    /// The brightness of RGB images; that of grey ones is their own.
+    pub(crate) fn of_rgb(images: &Images) -> Self {
+        // Luma of Rec. 601 in integers: 1000 · v / 1000 is v again.
+        let luma = |p: &[u8]| {
+            (299 * u32::from(p[0]) + 587 * u32::from(p[1]) + 114 * u32::from(p[2]) + 500) / 1000
+        };
+        let bytes = images.bytes().chunks_exact(Images::CHANNELS).map(|p| luma(p) as u8).collect();
+        Self { height: images.height(), width: images.width(), bytes }
+    }
+}
+
+/// Grey images with their classes.
+#[derive(Clone, Debug)]
+pub(crate) struct GreyLabelled {
+    pub images: GreyImages,
+    pub labels: Vec<u8>,
+}
+
+impl GreyLabelled {
+    /// See [`GreyImages::centred_rgb`].
+    pub(crate) fn into_rgb(self, class_names: &[&str]) -> Labelled {
+        let rgb = self.images.centred_rgb();
         Labelled {
             images: Images::new(rgb, SIDE, SIDE).expect("whole images"),
             labels: self.labels.iter().map(|label| u32::from(*label)).collect(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use image::{Rgb, RgbImage};
 
-use crate::dataset::Images;
+use crate::images::Images;
 
 /// One small image: `[height, width, 3]` bytes.
 #[derive(Clone, Debug)]
@@ -68,6 +68,39 @@ pub fn contact_sheet(rows: &[Vec<Tile<'_>>], scale: usize) -> RgbImage {
     sheet
 }
 
+/// Height of a line of captions, in pixels of the sheet.
+const CAPTION: u32 = 12;
+const INK: Rgb<u8> = Rgb([40; 3]);
+
+/// A contact sheet with a caption over each column, cut to the column's width;
+/// what is no ASCII is shown as `?`.
+///
+/// # Panics
+/// As [`contact_sheet`].
+pub fn captioned_sheet(rows: &[Vec<Tile<'_>>], captions: &[String], scale: usize) -> RgbImage {
+    let sheet = contact_sheet(rows, scale);
+    let Some(first) = rows.iter().flatten().next() else { return sheet };
+    let column_width = first.width * scale + GAP;
+    let mut captioned = RgbImage::from_pixel(sheet.width(), sheet.height() + CAPTION, PAPER);
+    image::imageops::replace(&mut captioned, &sheet, 0, i64::from(CAPTION));
+    for (column, caption) in captions.iter().enumerate() {
+        for (i, letter) in caption.chars().take(column_width / 8).enumerate() {
+            let code = if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
+            let glyph = font8x8::legacy::BASIC_LEGACY[code as usize];
+            let left = column * column_width + GAP + 8 * i;
+            for (y, bits) in glyph.into_iter().enumerate() {
+                for x in (0..8).filter(|x| bits >> x & 1 == 1) {
+                    let (x, y) = ((left + x) as u32, (GAP + y) as u32);
+                    if x < captioned.width() {
+                        captioned.put_pixel(x, y, INK);
+                    }
+                }
+            }
+        }
+    }
+    captioned
+}
+
 /// Writes a picture as PNG.
 ///
 /// # Errors
@@ -95,6 +128,20 @@ mod tests {
         assert_eq!((at(10, 2), at(13, 2)), ([0, 0, 255], [0, 0, 0]));
         assert_eq!((at(2, 7), at(10, 7)), ([255, 0, 0], [255; 3]));
         assert_eq!((at(0, 0), at(8, 2), at(2, 5)), ([255; 3], [255; 3], [255; 3]));
+    }
+
+    #[test]
+    fn captions_stand_over_their_columns_and_stay_within_them() {
+        let bytes = [0; 16 * 16 * 3];
+        let tile = Tile { bytes: &bytes, height: 16, width: 16 };
+        let rows = [vec![tile.clone(), tile]];
+        let captions = ["".to_owned(), "MMMMMMMMMM\u{1b}".to_owned()];
+        let sheet = captioned_sheet(&rows, &captions, 1);
+        let plain = contact_sheet(&rows, 1);
+        assert_eq!(sheet.dimensions(), (plain.width(), plain.height() + CAPTION));
+        let inked = |x: u32| (0..CAPTION).any(|y| *sheet.get_pixel(x, y) == INK);
+        let columns: Vec<u32> = (0..sheet.width()).filter(|x| inked(*x)).collect();
+        assert!(columns[0] >= 20 && *columns.last().unwrap() < 38, "{columns:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::manifest::Manifest;
 
 /// Which data set to load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub enum DatasetSpec {
     TinyImagenet,
     /// `folder:PATH`: a folder of images.
     Folder(PathBuf),
+    /// `manifest:FILE.toml`: a set that a manifest of the user's own describes.
+    Manifest(PathBuf),
     /// `scenes:NAME`: the images of another data set as objects in confounded scenes.
     Scenes(Box<DatasetSpec>),
 }
@@ -55,6 +58,7 @@ const NAMED: [(DatasetSpec, &str, &str); 9] = [
 ];
 
 const FOLDER: &str = "folder:";
+const MANIFEST: &str = "manifest:";
 const SCENES: &str = "scenes:";
 
 impl DatasetSpec {
@@ -67,9 +71,29 @@ impl DatasetSpec {
     pub fn description(&self) -> String {
         match self {
             Self::Folder(path) => format!("the images in `{}`", path.display()),
+            Self::Manifest(path) => format!("the set that `{}` describes", path.display()),
             Self::Scenes(inner) => format!("{inner} in confounded scenes"),
             named => of(named).1.to_owned(),
         }
+    }
+
+    /// The manifest of a set that lies in files; none for generated and embedded
+    /// images and for folders.
+    ///
+    /// # Errors
+    /// If a manifest of the user's own cannot be read.
+    pub fn manifest(&self) -> Result<Option<Manifest>, DataError> {
+        Ok(match self {
+            Self::Garments | Self::GarmentsPlain | Self::Shapes | Self::Folder(_) => None,
+            Self::Scenes(inner) => return inner.manifest(),
+            Self::Manifest(path) => Some(Manifest::read(path)?),
+            Self::Mnist
+            | Self::FashionMnist
+            | Self::Cifar10
+            | Self::Cifar100
+            | Self::Stl10
+            | Self::TinyImagenet => Some(Manifest::embedded(of(self).0)),
+        })
     }
 
     /// Whether it comes with the program; the others need files.
@@ -88,6 +112,7 @@ impl fmt::Display for DatasetSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => f.pad(&format!("{FOLDER}{}", path.display())),
+            Self::Manifest(path) => f.pad(&format!("{MANIFEST}{}", path.display())),
             Self::Scenes(inner) => f.pad(&format!("{SCENES}{inner}")),
             named => f.pad(of(named).0),
         }
@@ -98,11 +123,16 @@ impl FromStr for DatasetSpec {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        if let Some(path) = name.strip_prefix(FOLDER) {
-            return match path.is_empty() {
-                false => Ok(Self::Folder(path.into())),
-                true => Err(DataError::request("data set: `folder:` needs a path".into())),
-            };
+        let with_path = [(FOLDER, Self::Folder as fn(PathBuf) -> Self), (MANIFEST, Self::Manifest)];
+        for (prefix, spec) in with_path {
+            match name.strip_prefix(prefix) {
+                Some("") => {
+                    let message = format!("data set: `{prefix}` needs a path");
+                    return Err(DataError::request(message));
+                }
+                Some(path) => return Ok(spec(path.into())),
+                None => {}
+            }
         }
         if let Some(inner) = name.strip_prefix(SCENES) {
             return match inner.parse()? {
@@ -141,7 +171,7 @@ fn unknown(name: &str) -> DataError {
         .expect("there are data sets");
     let names: Vec<_> = NAMED.iter().map(|(_, known, _)| format!("`{known}`")).collect();
     DataError::request(format!(
-        "data set: unknown name, expected one of {}, `folder:PATH` or `scenes:NAME`, got `{name}` \
+        "data set: unknown name, expected one of {}, `folder:PATH`, `manifest:FILE` or `scenes:NAME`, got `{name}` \
          (nearest: `{nearest}`)",
         names.join(", ")
     ))
@@ -154,7 +184,7 @@ mod tests {
     #[test]
     fn names_are_read_back_as_they_are_written() {
         let with_argument =
-            ["folder:my images/a", "scenes:fashion-mnist", "scenes:cifar10", "scenes:folder:a"];
+            ["folder:my images/a", "manifest:a.toml", "scenes:cifar10", "scenes:folder:a"];
         let with_argument = with_argument.map(|name| name.parse().unwrap());
         for spec in DatasetSpec::named().chain(with_argument) {
             assert_eq!(spec.to_string().parse::<DatasetSpec>().unwrap(), spec);
@@ -172,7 +202,9 @@ mod tests {
             error.message.ends_with("got `fashion_minst` (nearest: `fashion-mnist`)"),
             "{error}"
         );
-        for name in ["", "folder:", "scenes:", "scenes:shapes", "scenes:scenes:cifar10"] {
+        for name in
+            ["", "folder:", "manifest:", "scenes:", "scenes:shapes", "scenes:scenes:cifar10"]
+        {
             assert!(name.parse::<DatasetSpec>().is_err(), "{name}");
         }
     }

@@ -14,7 +14,7 @@ pub enum Split {
     Test,
     /// Images that came without labels.
     Unlabelled,
-    /// Both that pre-training may see, the labelled ones first.
+    /// Both that pre-training may see, the unlabelled ones first.
     TrainAndUnlabelled,
 }
 

@@ -36,6 +36,8 @@ pub enum Code {
     Collapsed,
     /// A computation that cannot be done; not the user's doing as a rule.
     Internal,
+    /// A download that failed.
+    Download,
     /// An output folder that cannot be made.
     OutDir,
     /// A read or write that failed in the middle of a run.
@@ -48,7 +50,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the exit statuses.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Usage,
         Self::Config,
         Self::Device,
@@ -59,6 +61,7 @@ impl Code {
         Self::CheckpointVersion,
         Self::Missing,
         Self::CheckpointMissing,
+        Self::Download,
         Self::NotFinite,
         Self::Collapsed,
         Self::Internal,
@@ -81,6 +84,7 @@ impl Code {
             Self::CheckpointHeader => "CKPT-HEADER",
             Self::CheckpointShape => "CKPT-SHAPE",
             Self::CheckpointVersion => "CKPT-VERSION",
+            Self::Download => "DOWNLOAD",
             Self::NotFinite => "NOT-FINITE",
             Self::Collapsed => "COLLAPSED",
             Self::Internal => "INTERNAL",
@@ -101,6 +105,7 @@ impl Code {
             | Self::CheckpointShape
             | Self::CheckpointVersion => 65,
             Self::Missing | Self::CheckpointMissing => 66,
+            Self::Download => 69,
             Self::NotFinite | Self::Collapsed | Self::Internal => 70,
             Self::OutDir => 73,
             Self::Io | Self::DiskFull => 74,
@@ -167,6 +172,9 @@ impl Failure {
         let code = match known.map(|known| known.fault) {
             Some(Fault::Missing) => Code::Missing,
             Some(Fault::Request) => Code::Config,
+            Some(Fault::Io) => Code::Io,
+            Some(Fault::DiskFull) => Code::DiskFull,
+            Some(Fault::Download) => Code::Download,
             Some(Fault::Invalid) | None => Code::Data,
         };
         let help = known.and_then(|known| known.help.clone());
@@ -253,6 +261,9 @@ mod tests {
         check(Fault::Missing, Code::Missing);
         check(Fault::Invalid, Code::Data);
         check(Fault::Request, Code::Config);
+        check(Fault::Io, Code::Io);
+        check(Fault::DiskFull, Code::DiskFull);
+        check(Fault::Download, Code::Download);
         let failure = Failure::from_data(Failure::new(Code::Locked, "x").into());
         assert_eq!(failure.downcast_ref::<Failure>().expect("a failure").code, Code::Locked);
     }

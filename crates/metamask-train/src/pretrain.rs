@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use candle_core::DType;
-use metamask_data::{Dataset, LoadOptions};
+use metamask_data::{Dataset, LoadOptions, Places};
 use metamask_eval::{DimensionSpread, embedding_spread};
 use metamask_optim::MaskForm;
 use serde::Serialize;
@@ -33,8 +33,8 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Whether to go on with a run that is there.
     pub resume: bool,
-    /// Where data files lie.
-    pub data_dir: Option<PathBuf>,
+    /// Where data sets are looked for and kept.
+    pub places: Places,
 }
 
 /// How a run ended.
@@ -50,10 +50,10 @@ pub struct Outcome {
 ///
 /// # Errors
 /// If the data are not there, are damaged, or fewer than asked for.
-pub fn load_data(config: &Config, data_dir: Option<PathBuf>) -> anyhow::Result<Dataset> {
+pub fn load_data(config: &Config, places: &Places) -> anyhow::Result<Dataset> {
     let wanted = config.data.train_images;
-    let options =
-        LoadOptions { data_dir, train: (wanted > 0).then_some(wanted), ..Default::default() };
+    let train = (wanted > 0).then_some(wanted);
+    let options = LoadOptions { places: places.clone(), train, ..Default::default() };
     let data = metamask_data::load(&config.data.dataset, &options)
         .and_then(|data| match config.data.validation_images {
             0 => Ok(data),
@@ -80,7 +80,7 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Outcome> {
     // Everything that can be refused is refused before there is a folder.
-    let data = load_data(config, options.data_dir.clone())?;
+    let data = load_data(config, &options.places)?;
     let mut learner = Learner::new(config, DType::F32)?;
     let batch_size = config.training.batch_size;
     let folder = match options.resume && run_folder::is_run(&options.out) {

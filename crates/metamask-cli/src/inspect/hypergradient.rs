@@ -68,7 +68,7 @@ fn child(arguments: &InspectHypergradientArguments, form: &str) -> anyhow::Resul
     };
     let run = &arguments.run;
     let (config, config_sha256) = run_folder::read_config(run)?;
-    let data = load_data(&config, arguments.data_dir.clone())?;
+    let data = load_data(&config, &crate::data_places::of(arguments.data_dir.clone(), true)?)?;
     let identity = Identity { config_sha256, data_sha256: data.fingerprint() };
     let keep = config.checkpoint.keep;
     let checkpoints = Checkpoints { folder: run.join("checkpoints"), identity, keep };

@@ -49,7 +49,7 @@ struct OpenRun {
 impl OpenRun {
     fn open(run: &Path, data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
         let (config, config_sha256) = run_folder::read_config(run)?;
-        let data = load_data(&config, data_dir)?;
+        let data = load_data(&config, &crate::data_places::of(data_dir, true)?)?;
         let mut learner = Learner::new(&config, DType::F32)?;
         let checkpoints = Checkpoints {
             folder: run.join("checkpoints"),

@@ -24,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use self::background::Pattern;
 use self::colour::{Rgb, hsv, luma, mix, with_luma};
-use crate::dataset::{Factor, FactorGroup, FactorKind, Factors, Images, Labelled};
+use crate::dataset::{Factor, FactorGroup, FactorKind, Factors, Labelled};
 use crate::error::DataError;
 use crate::grey::GreyImages;
+use crate::images::Images;
 use crate::split::Split;
 
 /// Rows and columns of a scene.
@@ -208,7 +209,7 @@ impl ConfoundedShapes<'_> {
     pub fn generate(&self, n: u32) -> Labelled {
         let n_classes = shape::NAMES.len() as u32;
         let labels = (0..n).map(|i| i % n_classes).collect();
-        collect(self.spec, labels, &shape::NAMES, |i| self.scene(i))
+        collect(self.spec, labels, &shape::NAMES.map(String::from), |i| self.scene(i))
     }
 }
 
@@ -221,12 +222,23 @@ pub struct ConfoundedImages<'a> {
     pub split: Split,
     /// What to draw from.
     pub spec: &'a SceneSpec,
-    /// The objects: brightness on a black ground, which turns transparent.
+    /// The objects' brightness.
     pub objects: &'a GreyImages,
+    /// What is around the objects in their images.
+    pub ground: Ground,
     /// The class of each object.
-    pub labels: &'a [u8],
+    pub labels: &'a [u32],
     /// The classes' names.
-    pub class_names: &'a [&'a str],
+    pub class_names: &'a [String],
+}
+
+/// What is around an object in its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Black, which turns transparent: garments, digits.
+    Black,
+    /// Part of a photograph: the whole frame is the object.
+    Opaque,
 }
 
 impl ConfoundedImages<'_> {
@@ -234,19 +246,22 @@ impl ConfoundedImages<'_> {
     pub fn scene(&self, index: u32) -> Scene {
         let object = self.objects.image(index as usize);
         let (height, width) = (self.objects.height(), self.objects.width());
-        let class = usize::from(self.labels[index as usize]);
+        let class = self.labels[index as usize] as usize;
         render(self.seed, self.split, index, class, self.spec, |(x, y), _| {
             // The frame spans -1..1 in object coordinates.
             let column = 0.5 * (x * width as f32 + width as f32 - 1.0);
             let row = 0.5 * (y * height as f32 + height as f32 - 1.0);
-            garment_cover(bilinear(object, height, width, row, column))
+            let value = bilinear(object, height, width, row, column);
+            match self.ground {
+                Ground::Black => garment_cover(value),
+                Ground::Opaque => photograph_cover(value, x, y),
+            }
         })
     }
 
     /// One image for each object.
     pub fn generate(&self) -> Labelled {
-        let labels = self.labels.iter().map(|&label| u32::from(label)).collect();
-        collect(self.spec, labels, self.class_names, |i| self.scene(i))
+        collect(self.spec, self.labels.to_vec(), self.class_names, |i| self.scene(i))
     }
 }
 
@@ -263,6 +278,12 @@ struct Cover {
 /// added rather than multiplied so that dark garments keep theirs.
 fn garment_cover(value: f32) -> Cover {
     Cover { opacity: (value * 5.0).clamp(0.0, 1.0), relief: 0.4 * (value - 0.6) }
+}
+
+/// A photograph covers its frame and shows its brightness as a relief.
+fn photograph_cover(value: f32, x: f32, y: f32) -> Cover {
+    let inside = x.abs() <= 1.0 && y.abs() <= 1.0;
+    Cover { opacity: f32::from(u8::from(inside)), relief: 0.8 * (value - 0.5) }
 }
 
 /// The value between four pixels, 0..1; black outside.
@@ -360,7 +381,7 @@ pub fn scene_factors(spec: &SceneSpec) -> Vec<Factor> {
 fn collect(
     spec: &SceneSpec,
     labels: Vec<u32>,
-    class_names: &[&str],
+    class_names: &[String],
     scene: impl Fn(u32) -> Scene + Sync,
 ) -> Labelled {
     let n = u32::try_from(labels.len()).expect("scenes are numbered by u32");
@@ -376,7 +397,7 @@ fn collect(
     Labelled {
         images: Images::new(bytes, SIDE, SIDE).expect("whole images"),
         labels,
-        class_names: class_names.iter().map(|name| (*name).to_owned()).collect(),
+        class_names: class_names.to_vec(),
         factors: Some(Factors::new(&factors, values)),
     }
 }

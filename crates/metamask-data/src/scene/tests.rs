@@ -160,8 +160,9 @@ fn half_of_the_objects_are_mirrored_and_a_mirrored_one_is_the_other_s_mirror_ima
         split: Split::Train,
         spec: &spec,
         objects: &objects,
+        ground: Ground::Black,
         labels: &[0; 40],
-        class_names: &["column"],
+        class_names: &["column".to_owned()],
     };
     let set = scenes.generate();
     let (mirrored, aspects) = (column(&set, "mirrored"), column(&set, "aspect"));
@@ -217,13 +218,15 @@ fn the_first_64_scenes_of_each_split_stay_as_they_are() {
     for (split, objects, expected) in
         [(Split::Train, train, GOLDEN[0]), (Split::Test, test, GOLDEN[1])]
     {
+        let labels: Vec<u32> = objects.labels.iter().map(|&label| label.into()).collect();
         let garments = ConfoundedImages {
             seed: 0,
             split,
             spec: &garments_spec,
             objects: &objects.images,
-            labels: &objects.labels,
-            class_names: &crate::garments::CLASS_NAMES,
+            ground: Ground::Black,
+            labels: &labels,
+            class_names: &crate::garments::CLASS_NAMES.map(String::from),
         };
         let bytes: Vec<u8> = (0..64).flat_map(|i| garments.scene(i).pixels).collect();
         let found = [sha256(&[shapes(split, &shapes_spec, 64).images.bytes()]), sha256(&[&bytes])];

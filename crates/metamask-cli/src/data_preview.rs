@@ -1,0 +1,73 @@
+//! `metamask data preview`: images, their labels, and two views of each.
+
+use metamask_augment::{ImageBatch, Pipeline, evaluation, evaluation_views, two_views};
+use metamask_data::{DatasetSpec, LoadOptions, Tile, captioned_sheet, load, save_png};
+use metamask_train::{
+    Code, Failure,
+    presets::{self, Preset},
+    shown, views,
+};
+
+use crate::data_arguments::PreviewArguments;
+use crate::{data_places, print};
+
+/// Columns of a preview: an image and two views of it, a few times.
+const SAMPLES: usize = 16;
+/// Small images are drawn three times as large.
+const SHOWN_SIDE: usize = 96;
+
+pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
+    if arguments.out.exists() {
+        return Err(Failure::at(Code::OutDir, &arguments.out, "is there already").into());
+    }
+    let spec: DatasetSpec = arguments.name.parse()?;
+    let preset = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
+    let config = Preset::named(preset)?.config(&arguments.overrides)?;
+    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let data = load(&spec, &LoadOptions { places, ..LoadOptions::default() })?;
+    // Labelled images if there are any: their classes are shown.
+    let unlabelled = data.pretraining(data.pretraining_split())?;
+    let images = if data.train.is_empty() { unlabelled.images() } else { &data.train.images };
+    let n = images.len().min(SAMPLES);
+    // Spread over the set, which may be sorted by class.
+    let samples: Vec<u32> = (0..n).map(|i| (i * images.len() / n) as u32).collect();
+    let captions: Vec<String> = samples
+        .iter()
+        .map(|&i| match data.train.labels.get(i as usize) {
+            Some(&label) => data.train.class_names[label as usize].clone(),
+            None => format!("#{i}"),
+        })
+        .collect();
+
+    let (height, width) = (images.height(), images.width());
+    let batch = ImageBatch::new(images.bytes(), height, width)?;
+    let recipe = views::recipe_in_colour(&config.augmentation)?;
+    let size = recipe.output_size(height, width)?;
+    let (view_a, view_b) = two_views(&recipe, batch, &samples, config.run.seed, 0)?;
+    let bytes = |view: Vec<f32>| -> Vec<u8> {
+        view.into_iter().map(|x| (x * 255.0).round().clamp(0.0, 255.0) as u8).collect()
+    };
+    let (view_a, view_b) = (bytes(view_a), bytes(view_b));
+    // The images as evaluation sees them, but in colour: without the last step.
+    let whole = evaluation(config.augmentation.size);
+    let (_, in_colour) = whole.transforms().split_last().expect("a recipe");
+    let whole = bytes(evaluation_views(&Pipeline::new(in_colour.to_vec())?, batch, &samples)?);
+    let rows = [whole, view_a, view_b];
+    let rows: Vec<Vec<Tile<'_>>> = rows.iter().map(|row| tiles(row, size)).collect();
+    let scale = (SHOWN_SIDE / size.0.max(1)).max(1);
+    save_png(&captioned_sheet(&rows, &captions, scale), &arguments.out).map_err(|error| {
+        let message = format!("cannot be written: {}", error.root_cause());
+        Failure::at(Code::OutDir, &arguments.out, message)
+    })?;
+    let named: Vec<&str> = captions.iter().map(String::as_str).collect();
+    print::to_stdout(&format!(
+        "{}: {n} images of {} (upper row), two views of each below\nlabels  {}\n",
+        shown(&arguments.out),
+        data.name,
+        named.join(", ")
+    ))
+}
+
+fn tiles(view: &[u8], (height, width): (usize, usize)) -> Vec<Tile<'_>> {
+    view.chunks_exact(height * width * 3).map(|bytes| Tile { bytes, height, width }).collect()
+}
