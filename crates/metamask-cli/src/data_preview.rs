@@ -1,7 +1,7 @@
 //! `metamask data preview`: images, their labels, and two views of each.
 
 use metamask_augment::{ImageBatch, Pipeline, evaluation, evaluation_views, two_views};
-use metamask_data::{DatasetSpec, LoadOptions, Tile, captioned_sheet, load, save_png};
+use metamask_data::{DatasetSpec, LoadOptions, Tile, captioned_sheet, epoch_order, load, save_png};
 use metamask_train::{
     Code, Failure,
     presets::{self, Preset},
@@ -29,8 +29,8 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
     let unlabelled = data.pretraining(data.pretraining_split())?;
     let images = if data.train.is_empty() { unlabelled.images() } else { &data.train.images };
     let n = images.len().min(SAMPLES);
-    // Spread over the set, which may be sorted by class.
-    let samples: Vec<u32> = (0..n).map(|i| (i * images.len() / n) as u32).collect();
+    // Drawn, as the set may be sorted by class.
+    let samples = epoch_order(config.run.seed, 0, images.len() as u32)[..n].to_vec();
     let captions: Vec<String> = samples
         .iter()
         .map(|&i| match data.train.labels.get(i as usize) {

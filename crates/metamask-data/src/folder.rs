@@ -409,7 +409,7 @@ impl Run<'_> {
                     (Err(found), BadImages::Fail) => {
                         let path = self.root.join(&entry.path);
                         let error = DataError::content(&path, found, "a picture");
-                        let help = "leave damaged files out with --bad-images skip".to_owned();
+                        let help = "leave damaged files out: --set data.bad_images=skip (in `data stats`: --bad-images skip)".to_owned();
                         return Err(DataError { help: Some(help), ..error });
                     }
                     (Err(found), BadImages::Skip) => {

@@ -94,6 +94,13 @@ impl GreyImages {
     }
 }
 
+/// The side that small grey images get, and whether that is by a black rim: 32
+/// unless another side is asked for.
+pub(crate) fn rim(side: usize, asked: Option<usize>) -> (Option<usize>, bool) {
+    let padded = side <= SIDE && asked.is_none_or(|asked| asked == SIDE);
+    (asked.or(padded.then_some(SIDE)), padded)
+}
+
 /// Grey images with their classes.
 #[derive(Clone, Debug)]
 pub(crate) struct GreyLabelled {

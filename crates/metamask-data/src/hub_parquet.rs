@@ -18,8 +18,10 @@ use parquet::schema::types::Type;
 use crate::decode::{Target, put_pictures};
 use crate::error::DataError;
 use crate::file::{self, recognise};
+use crate::grey::{SIDE, rim};
 use crate::guard::guarded;
-use crate::manifest::Manifest;
+use crate::idx_set::centred;
+use crate::manifest::{Layout, Manifest};
 use crate::picture::{self, Picture};
 use crate::pixel_file::{Index, PixelFile};
 use crate::split::Split;
@@ -51,6 +53,10 @@ pub(crate) fn read(
         }
     }
     let n_rows = opened.iter().map(|(_, reader)| rows(reader)).sum();
+    // MNIST and its kin get the rim that they get from IDX files.
+    let is_grey = matches!(manifest.layout, Layout::Idx { .. });
+    let (asked, padded) = if is_grey { rim(side, target.side) } else { (target.side, false) };
+    let target = &Target { side: asked, ..target.clone() };
     let decoding = target.begin(&manifest.name, Some(n_rows), side)?;
     let mut index = Index { class_names: manifest.classes.clone(), ..Index::default() };
     let mut first = 0;
@@ -70,6 +76,10 @@ pub(crate) fn read(
             let picture =
                 picture::decode(bytes).map_err(|found| wrong(found, "a picture".into()))?;
             match (picture.height, picture.width) == (side, side) {
+                true if padded => {
+                    let grey: Vec<u8> = picture.bytes.iter().copied().step_by(3).collect();
+                    Ok(Picture { bytes: centred(&grey, side), height: SIDE, width: SIDE })
+                }
                 true => Ok(picture),
                 false => Err(wrong(
                     format!("a picture of {}x{}", picture.width, picture.height),

@@ -6,7 +6,7 @@ use crate::decode::Target;
 use crate::digest::sha256;
 use crate::error::DataError;
 use crate::file::open;
-use crate::grey::{GreyImages, GreyLabelled, SIDE};
+use crate::grey::{GreyImages, GreyLabelled, SIDE, rim};
 use crate::idx;
 use crate::manifest::Manifest;
 use crate::pixel_file::{Index, PixelFile, SourceFile};
@@ -27,8 +27,8 @@ pub(crate) fn read(
     let (test, train) = (test?, train?);
     let side = manifest.side as usize;
     let n = test.labels.len() + train.labels.len();
-    let padded = side <= SIDE && target.side.is_none_or(|asked| asked == SIDE);
-    let target = Target { side: target.side.or(padded.then_some(SIDE)), ..target.clone() };
+    let (asked, padded) = rim(side, target.side);
+    let target = Target { side: asked, ..target.clone() };
     let decoding = target.begin(&manifest.name, Some(n), side)?;
     let mut at = 0;
     for set in [&test, &train] {
@@ -54,7 +54,8 @@ pub(crate) fn read(
     })
 }
 
-fn centred(grey: &[u8], side: usize) -> Vec<u8> {
+/// One grey image on black of 32×32.
+pub(crate) fn centred(grey: &[u8], side: usize) -> Vec<u8> {
     let images = GreyImages::new(grey.to_vec(), side, side).expect("one image");
     images.centred_rgb()
 }

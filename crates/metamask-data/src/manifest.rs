@@ -238,7 +238,9 @@ impl Manifest {
         require(is_word(&self.name), &self.name, "a name of letters, digits and `-`")?;
         let side = self.side.to_string();
         require((1..=MAX_SIDE).contains(&self.side), &side, "a side of 1 to 1024")?;
-        if let Layout::Cifar { label_bytes, .. } = &self.layout {
+        if let Layout::Cifar { label_bytes, train, test, .. } = &self.layout {
+            let has_files = !train.is_empty() && !test.is_empty();
+            require(has_files, "", "names of training and test files")?;
             require((1..=16).contains(label_bytes), &label_bytes.to_string(), "1 to 16 labels")?;
         }
         let n_classes = self.classes.len();
@@ -269,6 +271,11 @@ impl Manifest {
             require(is_repository, &hub.repository, "a repository `owner/name`")?;
             if let Some(commit) = &hub.commit {
                 require(is_hex(commit, 40), commit, "a commit of 40 hexadecimal digits")?;
+            }
+            if let Some(branch) = &hub.branch {
+                let is_fitting = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+                let is_branch = is_plain_relative(branch) && branch.chars().all(is_fitting);
+                require(is_branch, branch, "the name of a branch")?;
             }
             for file in &hub.file {
                 check_digests(&file.sha256, &None)?;
@@ -339,8 +346,12 @@ mod tests {
         for (name, text) in EMBEDDED {
             let manifest = Manifest::parse(Path::new(name), text).unwrap();
             assert_eq!(manifest.name, name);
-            let is_pinned = |hub: &HubRepository| hub.commit.is_some() || name == "stl10";
-            assert!(manifest.hub.iter().all(is_pinned), "{name}");
+            // Whoever has no pinned files on the hub has a page with pinned ones.
+            let is_pinned = |hub: &HubRepository| {
+                hub.commit.is_some() && hub.file.iter().all(|file| file.sha256.is_some())
+            };
+            let has_page = !manifest.download.is_empty();
+            assert!(has_page || manifest.hub.iter().all(is_pinned), "{name}");
         }
     }
 

@@ -123,18 +123,29 @@ pub(crate) fn missing(manifest: &Manifest, looked: &[PathBuf]) -> DataError {
     if let [download, ..] = &manifest.download[..] {
         help += &format!("; or give its folder with --data-dir: {}", download.url);
     }
-    DataError::missing(format!("{name}: {looked}, expected its files"), Some(help))
+    let first = first_names(&manifest.layout).1.swap_remove(0);
+    let archive = match (&manifest.layout, &manifest.download[..]) {
+        (Layout::Idx { .. }, _) | (_, []) => String::new(),
+        (_, [download, ..]) => format!(" or `{}`", download.file_name()),
+    };
+    let message = format!("{name}: {looked}, expected `{first}`{archive}");
+    DataError::missing(message, Some(help))
 }
 
-fn in_folder(manifest: &Manifest, dir: &Path, looked: &mut Vec<PathBuf>) -> Option<Found> {
-    let (folder, first) = match &manifest.layout {
+/// The folder of the original files, and names any of which shows that they are there.
+fn first_names(layout: &Layout) -> (&str, Vec<String>) {
+    match layout {
         Layout::Cifar { folder, train, .. } => (folder, vec![train[0].clone()]),
         Layout::Stl { folder } => (folder, vec!["train_X.bin".to_owned()]),
         Layout::Idx { folder, train: [images, _], .. } => {
             (folder, vec![images.clone(), format!("{images}.gz")])
         }
         Layout::TinyImagenet { folder } => (folder, vec!["train".to_owned()]),
-    };
+    }
+}
+
+fn in_folder(manifest: &Manifest, dir: &Path, looked: &mut Vec<PathBuf>) -> Option<Found> {
+    let (folder, first) = first_names(&manifest.layout);
     // The archive itself may be named, too.
     if dir.is_file() {
         return Some(Found::Original(Original::Archive(dir.to_owned())));

@@ -43,7 +43,8 @@ impl Default for Network {
 /// Where to fetch from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum From {
-    /// The hub, and the set's own page if that fails.
+    /// The hub, and the set's own page if that fails; the other way round where only
+    /// the page's files have published digests.
     #[default]
     Any,
     /// The hub alone.
@@ -138,6 +139,8 @@ pub fn plan(manifest: &Manifest, places: &Places) -> Result<Vec<Way>, DataError>
         From::Original => vec![from_page()],
     };
     ways.retain(|way| !way.files.is_empty());
+    // Published digests first; the order stays otherwise.
+    ways.sort_by_key(|way| !way.files.iter().all(|file| file.is_pinned));
     match ways.is_empty() {
         true => Err(DataError::request(format!("fetch {}: no address is known", manifest.name))),
         false => Ok(ways),
@@ -303,6 +306,9 @@ mod tests {
             (Some(23_940_850), Some(170_052_171))
         );
         assert!(page.files[0].path.ends_with("sources/cifar10/cifar-10-binary.tar.gz"));
+        let ways = plan(&Manifest::embedded("mnist"), &places).unwrap();
+        assert_eq!(ways[0].from, From::Original, "the hub's files have no published digest");
+        assert!(ways[1].files[0].url.contains("/resolve/refs%2Fconvert%2Fparquet/mnist/"));
         assert!(plan(&Manifest::embedded("cifar10"), &Places::default()).is_err(), "no cache");
     }
 }

@@ -157,6 +157,30 @@ fn tiny_imagenet_s_grey_pictures_become_rgb() {
 }
 
 #[test]
+fn mnist_from_parquet_is_what_it_is_from_idx_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (idx, hub) = (dir.path().join("idx"), dir.path().join("hub"));
+    let files: write::Files =
+        write::idx_files(5).into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+    write::folder(&idx, &files);
+    for (split, first) in [("train", 0), ("test", 5)] {
+        let grey = |i: usize| {
+            let red = write::rgb(i, 28).into_iter().step_by(3).collect();
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            let picture = image::GrayImage::from_raw(28, 28, red).unwrap();
+            picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            bytes.into_inner()
+        };
+        let rows: Vec<_> = (0..5).map(|i| (grey(first + i), i as i64)).collect();
+        let path = hub.join(format!("mnist/{split}/0000.parquet"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write::parquet(&path, "image", Some("label"), &rows, Compression::SNAPPY);
+    }
+    let [idx, hub] = [idx, hub].map(|dir| from("mnist", &dir).unwrap());
+    assert_eq!(idx.fingerprint(), hub.fingerprint());
+}
+
+#[test]
 fn rows_that_are_no_pictures_of_the_set_are_named() {
     let check = |row: (Vec<u8>, i64), words: &str| {
         let dir = tempfile::tempdir().unwrap();
