@@ -40,7 +40,9 @@ pub(crate) fn results_table(results: &Results) -> String {
         }
         text.push('\n');
     };
-    line("accuracy in percent", [(knn, "kNN".to_owned()), (linear, "linear".to_owned())]);
+    if !results.rows.is_empty() {
+        line("accuracy in percent", [(knn, "kNN".to_owned()), (linear, "linear".to_owned())]);
+    }
     for row in &results.rows {
         let cell =
             |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.1}"));
@@ -49,9 +51,11 @@ pub(crate) fn results_table(results: &Results) -> String {
             [(knn, cell(row.knn_percent)), (linear, cell(row.linear_percent))],
         );
     }
-    let chance = format!("{:.1}", results.chance_percent);
-    line("chance", [(knn, chance.clone()), (linear, chance)]);
-    text.push('\n');
+    if !results.rows.is_empty() {
+        let chance = format!("{:.1}", results.chance_percent);
+        line("chance", [(knn, chance.clone()), (linear, chance)]);
+        text.push('\n');
+    }
     if let Some(mask) = &results.mask {
         let _ = writeln!(
             text,

@@ -113,6 +113,15 @@ pub fn evaluate(
         Measure::Linear => Protocol::LinearProbe(LinearProbe::default()),
     };
     let n_classes = data.train.n_classes();
+    if data.train.is_empty() {
+        // Without labels there is nothing to be right about: the log's effective
+        // rank is what such a run is judged by.
+        let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
+        let n = data.unlabelled.as_ref().map_or(0, |unlabelled| unlabelled.len());
+        let split = format!("{}: {n} images without labels", data.name);
+        let (protocols, rows) = (Vec::new(), Vec::new());
+        return Ok(Results { step, epoch, split, protocols, chance_percent: 0.0, rows, mask });
+    }
     let mut rows = Vec::new();
     let mut measure_row = |name: &str, train: &Tensor, test: &Tensor| -> Result<()> {
         let accuracy = |measure: Measure| -> Result<Option<f64>> {

@@ -53,7 +53,14 @@ pub struct Outcome {
 pub fn load_data(config: &Config, places: &Places) -> anyhow::Result<Dataset> {
     let wanted = config.data.train_images;
     let train = (wanted > 0).then_some(wanted);
-    let options = LoadOptions { places: places.clone(), train, ..Default::default() };
+    let options = LoadOptions {
+        places: places.clone(),
+        train,
+        side: (config.data.image_size > 0).then_some(config.data.image_size),
+        bad_images: config.data.bad_images,
+        drop_equal_to_test: config.data.drop_equal_to_test,
+        ..LoadOptions::default()
+    };
     let data = metamask_data::load(&config.data.dataset, &options)
         .and_then(|data| match config.data.validation_images {
             0 => Ok(data),

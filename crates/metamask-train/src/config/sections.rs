@@ -1,6 +1,6 @@
 //! The settings themselves: each table of the configuration, each field once.
 
-use metamask_data::DatasetSpec;
+use metamask_data::{BadImages, DatasetSpec};
 use metamask_encoders::{Architecture, Stem};
 use metamask_optim::{
     Activations, Hypergradient, LarsClipping, MaskForm, MaskShape, OptimizerKind, Schedule,
@@ -34,6 +34,12 @@ section! {
         /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `stl10`, `tiny-imagenet`,
         /// `folder:PATH`, or `scenes:NAME`, another one in confounded scenes.
         dataset: DatasetSpec = DatasetSpec::Garments, Range::Any;
+        /// Side that images are resized to once, in pixels; 0 keeps the data set's own.
+        image_size: usize = 0, Range::Any;
+        /// What to do with damaged files in a folder of images: `fail` names the first, `skip` counts them.
+        bad_images: BadImages = BadImages::Fail, Range::Words(&["fail", "skip"]);
+        /// Whether to leave out unlabelled images that equal a test image (STL-10 has 7,545).
+        drop_equal_to_test: bool = false, Range::Any;
         /// Training images to use, the first ones; 0 is all.
         train_images: usize = 0, Range::Any;
         /// Images at the end of the training set that stand in for the test set, so that settings
