@@ -4,6 +4,7 @@
 //! and look at exit codes, at what is printed and at the run folder.
 
 mod bad_input;
+mod data;
 mod help;
 mod hypergradient;
 mod inspect;

@@ -61,6 +61,7 @@ impl Metamask {
 
     fn prepare(&self, command: &mut Command) {
         command.current_dir(self.folder()).env_remove("RUST_BACKTRACE");
+        command.env("METAMASK_CACHE", self.path("cache")).env("HF_HUB_OFFLINE", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
 
