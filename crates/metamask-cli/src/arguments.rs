@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Look inside a run
     Inspect(InspectArguments),
+    /// Write a run's encoder for PyTorch
+    Export(ExportArguments),
     /// List the presets, or print one
     Presets(PresetsArguments),
     /// List, fetch, verify and look at data sets
@@ -189,6 +191,45 @@ pub(crate) struct InspectMaskArguments {
     /// The picture to write (SVG)
     #[arg(long, value_name = "FILE.svg")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask export runs/RUN --to torchvision --out encoder.safetensors
+  metamask export runs/RUN --to timm --mask folded --out encoder.safetensors
+
+Writes NAME.safetensors (weights under the library's keys, for a strict load), with
+`--mask apart` NAME.mask.safetensors (the tensor `mask`), and NAME.md, a model card that
+says what was trained, how good it is, and how to load it. Overwrites nothing.")]
+pub(crate) struct ExportArguments {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Whose model it is for
+    #[arg(long, value_name = "LIBRARY")]
+    pub to: LibraryName,
+    /// The file to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Where the mask goes
+    #[arg(long, value_name = "WHERE", default_value = "apart")]
+    pub mask: MaskPlacement,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LibraryName {
+    /// torchvision.models
+    Torchvision,
+    /// timm.create_model
+    Timm,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum MaskPlacement {
+    /// Into a file of its own
+    Apart,
+    /// Into the classifier `fc`, which then multiplies by the mask
+    Folded,
 }
 
 #[derive(Args, Debug)]

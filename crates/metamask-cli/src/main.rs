@@ -10,6 +10,7 @@ mod data_arguments;
 mod data_places;
 mod data_preview;
 mod data_stats;
+mod export;
 mod inspect;
 mod print;
 mod progress;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments).map(success),
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
+        Command::Export(arguments) => export::run(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),
     };

@@ -1,12 +1,12 @@
 //! Writes that survive a killed process and a lost power supply.
 
 use std::{
-    fs::{self, File},
-    io::{Read, Write},
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
     path::Path,
 };
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// Creates a file with `bytes` and waits until they are on the disk.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
@@ -15,6 +15,26 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.sync_all()
     });
     written.map_err(|error| Failure::io(path, &format!("write {} bytes", bytes.len()), &error))
+}
+
+/// Creates a file that is not there yet with `bytes`: on the disk whole, or not there.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let made = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => in_the_way(path),
+        _ => Failure::at(Code::OutDir, path, format!("cannot be created: {error}")),
+    })?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| {
+        // Ours, and of no use to anybody.
+        let _ = fs::remove_file(path);
+        Failure::io(path, &format!("write {} bytes", bytes.len()), &error)
+    })
+}
+
+/// What is said of a file that would have to be overwritten.
+pub(crate) fn in_the_way(path: &Path) -> Failure {
+    Failure::at(Code::OutDir, path, "exists already, expected a new file")
+        .help("choose another name with --out")
 }
 
 /// Puts `bytes` at `path` at once: a reader sees the old file or the new one.

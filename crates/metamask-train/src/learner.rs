@@ -155,6 +155,18 @@ impl Learner {
         })
     }
 
+    /// m, `[D]` in f32, where there is a mask and it lies over the features.
+    ///
+    /// # Errors
+    /// If the mask cannot be read.
+    pub fn feature_mask(&self) -> Result<Option<Tensor>> {
+        let on_features = self.experimental.place == MaskPlace::Representation;
+        match self.meta.is_some() && on_features {
+            true => self.mask.values()?.detach().to_dtype(DType::F32).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// θ as the optimiser moves it.
     pub fn theta(&self) -> Theta {
         self.by_part(self.groups.iter().map(|group| group.tensor().clone()).collect())

@@ -11,6 +11,7 @@ mod durable;
 pub mod embeddings;
 mod epoch_sums;
 pub mod evaluate;
+pub mod export;
 mod failure;
 pub mod guard;
 mod learner;

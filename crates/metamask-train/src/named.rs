@@ -160,6 +160,18 @@ impl Learner {
         Ok(())
     }
 
+    /// The encoder's weights and running statistics under PyTorch's names, OIHW.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn encoder_to_named(&self) -> Result<NamedTensors> {
+        let mut named = NamedTensors::new();
+        for group in self.encoder.parameters().iter().chain(self.encoder.running_statistics()) {
+            to_named(group, group.tensor(), "", &mut named)?;
+        }
+        Ok(named)
+    }
+
     fn dtype(&self) -> DType {
         self.mask.logits.dtype()
     }

@@ -177,15 +177,11 @@ struct Line<'a, T> {
 
 /// The results of a run that has nothing left to do.
 fn finished(folder: &RunFolder, state: &State, config: &Config) -> anyhow::Result<Option<Results>> {
-    let path = folder.results();
-    if state.epoch < config.training.epochs as u64 || !path.exists() {
-        return Ok(None);
+    match state.epoch < config.training.epochs as u64 {
+        true => Ok(None),
+        // What does not read is evaluated again.
+        false => Ok(run_folder::read_results(folder.path())?),
     }
-    const MAX_BYTES: u64 = 1 << 20;
-    let text = durable::read_at_most(&path, MAX_BYTES)
-        .map_err(|error| Failure::io(&path, "read", &error))?;
-    // What does not read is evaluated again.
-    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
 fn train(

@@ -10,6 +10,7 @@ use crate::{
     checkpoint::sha256,
     config::Config,
     durable,
+    evaluate::Results,
     failure::{Code, Failure, shown},
 };
 
@@ -137,6 +138,20 @@ pub fn read_config(path: &Path) -> Result<(Config, String), Failure> {
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or_else(|| Failure::at(Code::Config, &file, "is no text of at most 1 MiB"))?;
     Ok((Config::read(&text, &shown(&file), &[])?, sha256(text.as_bytes())))
+}
+
+/// The results of the finished run in a folder, if they are there and read. Needs no lock.
+///
+/// # Errors
+/// If they cannot be read from the disk.
+pub fn read_results(path: &Path) -> Result<Option<Results>, Failure> {
+    const MAX_BYTES: u64 = 1 << 20;
+    let file = path.join(RESULTS);
+    match durable::read_at_most(&file, MAX_BYTES) {
+        Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::io(&file, "read", &error)),
+    }
 }
 
 /// Fails if there is anything but an empty folder at `path`, and says who uses it.

@@ -25,7 +25,7 @@ pub type NamedTensors = BTreeMap<String, Tensor>;
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
 /// The bytes of a file with these tensors: the same tensors give the same bytes.
-pub(super) fn encode(tensors: &NamedTensors, metadata: &str) -> candle_core::Result<Vec<u8>> {
+pub(crate) fn encode(tensors: &NamedTensors, metadata: &str) -> candle_core::Result<Vec<u8>> {
     let metadata = HashMap::from([("metamask".to_owned(), metadata.to_owned())]);
     safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::wrap)
 }
