@@ -49,6 +49,7 @@ Examples:
   metamask pretrain --resume                      go on with the run that was interrupted
   metamask pretrain --print-config > mine.toml    every setting, explained
   metamask pretrain --config mine.toml --out runs/mine
+  metamask pretrain --set encoder.width=64 --init resnet18.safetensors --init-allow fc.weight fc.bias
 
 A run is a folder and is never overwritten. Exit status: 0 done, 2 command line or
 configuration, 65 bad data or checkpoint, 66 something is missing, 70 a number is not
@@ -69,6 +70,12 @@ pub(crate) struct PretrainArguments {
     /// Go on with the run in that folder from its last checkpoint
     #[arg(long)]
     pub resume: bool,
+    /// Weights to start from, torchvision's or timm's: short for --set encoder.init=FILE
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub init: Option<PathBuf>,
+    /// A key of those weights that may be missing, left over or of another shape
+    #[arg(long, value_name = "KEY", num_args = 1.., requires = "init")]
+    pub init_allow: Vec<String>,
     /// Seed of every random draw: short for --set run.seed=N
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,

@@ -9,7 +9,7 @@ use candle_core::DType;
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, Measure, RunOptions,
     checkpoint::{Checkpoints, Identity, State},
-    load_data,
+    init, load_data,
     presets::{self, Preset},
     run_folder, shown,
 };
@@ -23,6 +23,7 @@ use crate::{
 
 pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
     let (name, config) = configuration(arguments)?;
+    let config = init::resolve(&config)?;
     if arguments.print_config {
         print::to_stdout(&config.to_annotated_toml())?;
         return Ok(ExitCode::SUCCESS);
@@ -70,6 +71,15 @@ fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Confi
     overrides.extend(arguments.seed.map(|seed| format!("run.seed={seed}")));
     let on_collapse = arguments.on_collapse.as_ref();
     overrides.extend(on_collapse.map(|word| format!("guard.on_collapse={word}")));
+    if let Some(init) = &arguments.init {
+        let init = init.to_str().ok_or_else(|| {
+            Failure::at(Code::Usage, init, "is no UTF-8 path, expected one that is")
+        })?;
+        // A string of JSON is one of TOML.
+        overrides.push(format!("encoder.init={}", serde_json::to_string(init)?));
+        let allow = serde_json::to_string(&arguments.init_allow)?;
+        overrides.push(format!("encoder.init_allow={allow}"));
+    }
     let named = arguments.config.is_some() || arguments.preset.is_some();
     if let (Some(out), true, false) = (&arguments.out, arguments.resume, named) {
         // The run knows its own settings.

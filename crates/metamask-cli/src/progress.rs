@@ -9,6 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use metamask_train::{
     Failure, Observer,
+    init::InitReport,
     observer::{EpochReport, Plan, StepReport},
     shown,
 };
@@ -146,6 +147,16 @@ impl Observer for Progress {
 
     fn is_interrupted(&self) -> bool {
         self.signals.came()
+    }
+
+    fn initialised(&mut self, report: &InitReport) {
+        self.line(&format!("{}: weights to start from", shown(Path::new(&report.file))));
+        let width = report.tensors.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, fate) in &report.tensors {
+            // The file's names may hold anything.
+            let name = shown(Path::new(name));
+            self.line(&format!("  {name:width$}  {fate}"));
+        }
     }
 
     fn warned(&mut self, warning: &str, help: &str) {

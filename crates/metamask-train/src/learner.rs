@@ -50,12 +50,13 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// A learner at its seeded start.
+    /// A learner at its seeded start, whatever `encoder.init` says: [`crate::init::start`]
+    /// looks at that.
     ///
     /// # Errors
     /// If the configuration asks for a network that cannot be.
     pub fn new(config: &Config, dtype: DType) -> Result<Self> {
-        Self::with_encoder(config, encoder(config, dtype)?, dtype)
+        Self::with_encoder(config, seeded_encoder(config, dtype)?, dtype)
     }
 
     /// The same around an encoder of one's own, which may be anything that implements
@@ -240,9 +241,10 @@ pub struct Theta {
     pub redundancy: Vec<Tensor>,
 }
 
-fn encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
+/// The encoder of a configuration at its seeded start.
+pub(crate) fn seeded_encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
     let key = Key::new(config.run.seed, Purpose::Initialisation);
-    let config::Encoder { architecture, depth, stem, width, stem_relu } = config.encoder;
+    let config::Encoder { architecture, depth, stem, width, stem_relu, .. } = config.encoder;
     let precision = config.engine.precision.into();
     let encoder = match architecture {
         Architecture::ResNet => {

@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod export;
 mod failure;
 pub mod guard;
+pub mod init;
 mod learner;
 mod lookahead;
 pub mod losses;

@@ -2,6 +2,7 @@
 //! one side, PyTorch's names and layouts on the other.
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use metamask_encoders::Encoder;
 use metamask_objectives::SupportQueue;
 use metamask_ops::{ParameterEntry, ParameterGroup, ParameterKind};
 use metamask_optim::{DimensionMask, Hypergradient, Optimizer, OptimizerState, VirtualStep};
@@ -160,18 +161,6 @@ impl Learner {
         Ok(())
     }
 
-    /// The encoder's weights and running statistics under PyTorch's names, OIHW.
-    ///
-    /// # Errors
-    /// If a tensor cannot be copied.
-    pub fn encoder_to_named(&self) -> Result<NamedTensors> {
-        let mut named = NamedTensors::new();
-        for group in self.encoder.parameters().iter().chain(self.encoder.running_statistics()) {
-            to_named(group, group.tensor(), "", &mut named)?;
-        }
-        Ok(named)
-    }
-
     fn dtype(&self) -> DType {
         self.mask.logits.dtype()
     }
@@ -220,6 +209,23 @@ impl Learner {
         }
         Ok(())
     }
+}
+
+/// An encoder's weights and running statistics under PyTorch's names, OIHW.
+pub(crate) fn encoder_to_named(encoder: &dyn Encoder) -> Result<NamedTensors> {
+    let mut named = NamedTensors::new();
+    for group in encoder.parameters().iter().chain(encoder.running_statistics()) {
+        to_named(group, group.tensor(), "", &mut named)?;
+    }
+    Ok(named)
+}
+
+/// Puts such tensors into an encoder.
+pub(crate) fn set_encoder(encoder: &dyn Encoder, tensors: &NamedTensors) -> Result<()> {
+    for group in encoder.parameters().iter().chain(encoder.running_statistics()) {
+        group.var.set(&from_named(group, "", tensors)?)?;
+    }
+    Ok(())
 }
 
 /// What the names of an optimiser's tensors begin with: a velocity bears its parameter's name.

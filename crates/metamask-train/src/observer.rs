@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{failure::Failure, guard::Dimensions};
+use crate::{failure::Failure, guard::Dimensions, init::InitReport};
 
 /// Receives a run's events. Every method has an empty body.
 pub trait Observer {
@@ -27,6 +27,10 @@ pub trait Observer {
     /// A checkpoint does not verify; an older one is used.
     fn rejected(&mut self, checkpoint: &Failure) {
         let _ = checkpoint;
+    }
+    /// The encoder starts from a file's weights.
+    fn initialised(&mut self, report: &InitReport) {
+        let _ = report;
     }
     /// Something is wrong with the run, which goes on: a collapse, a saturated mask.
     fn warned(&mut self, warning: &str, help: &str) {

@@ -17,6 +17,7 @@ use crate::{
     evaluate::{MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure},
     guard::{COLLAPSE_HELP, Dimensions, Guard},
+    init,
     learner::Learner,
     losses::chance_level,
     moment::Moment,
@@ -87,10 +88,16 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Outcome> {
     // Everything that can be refused is refused before there is a folder.
+    let config = &init::resolve(config)?;
     let data = load_data(config, &options.places)?;
-    let mut learner = Learner::new(config, DType::F32)?;
     let batch_size = config.training.batch_size;
-    let folder = match options.resume && run_folder::is_run(&options.out) {
+    let resumes = options.resume && run_folder::is_run(&options.out);
+    let mut learner = match resumes {
+        // A checkpoint needs no file to start from.
+        true => Learner::new(config, DType::F32)?,
+        false => started(config, observer)?,
+    };
+    let folder = match resumes {
         false => RunFolder::create(&options.out, config)?,
         true => RunFolder::open(&options.out)?,
     };
@@ -113,6 +120,8 @@ pub fn pretrain(
         latest.rejected.iter().for_each(|failure| observer.rejected(failure));
         restore(config, &data, &mut learner, &latest.checkpoint)?;
         state = latest.checkpoint.state;
+    } else if resumes {
+        learner = started(config, observer)?;
     }
     if let Some(results) = finished(&folder, &state, config)? {
         return Ok(Outcome { results, was_finished: true });
@@ -173,6 +182,15 @@ struct Line<'a, T> {
     kind: &'static str,
     #[serde(flatten)]
     line: &'a T,
+}
+
+/// A learner at its start, from a file if there is one.
+fn started(config: &Config, observer: &mut dyn Observer) -> anyhow::Result<Learner> {
+    let (learner, report) = init::start(config, DType::F32)?;
+    if let Some(report) = report {
+        observer.initialised(&report);
+    }
+    Ok(learner)
 }
 
 /// The results of a run that has nothing left to do.

@@ -31,7 +31,7 @@ pub use manifest::Identity;
 pub(crate) use manifest::sha256;
 use manifest::{FORMAT, FileRecord, Manifest};
 pub use tensors::NamedTensors;
-pub(crate) use tensors::{count_not_finite, encode};
+pub(crate) use tensors::{count_not_finite, encode, open};
 
 const MANIFEST: &str = "MANIFEST.json";
 const DEPARTURE: &str = "departure.safetensors";

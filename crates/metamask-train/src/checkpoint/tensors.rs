@@ -39,8 +39,7 @@ pub(super) fn size_limit(like: &NamedTensors) -> u64 {
 /// Reads a file's tensors: exactly those of `like`, with their shapes and dtypes, all finite.
 pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, (Code, String)> {
     let header = |message: String| (Code::CheckpointHeader, message);
-    check_names(bytes).map_err(header)?;
-    let file = SafeTensors::deserialize(bytes).map_err(|error| header(error.to_string()))?;
+    let file = open(bytes)?;
 
     let shape = |message: String| Err((Code::CheckpointShape, message));
     for name in file.names() {
@@ -73,6 +72,13 @@ pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, 
         tensors.insert(name.clone(), tensor);
     }
     Ok(tensors)
+}
+
+/// A file's tensors as they are, each name once.
+pub(crate) fn open(bytes: &[u8]) -> Result<SafeTensors<'_>, (Code, String)> {
+    let header = |message: String| (Code::CheckpointHeader, message);
+    check_names(bytes).map_err(header)?;
+    SafeTensors::deserialize(bytes).map_err(|error| header(error.to_string()))
 }
 
 /// Whether a file holds no tensor. One that does not read is not empty.

@@ -127,6 +127,8 @@ numbers! {
     usize: x => vec![*x as f64];
     u64: x => vec![*x as f64];
     bool: _x => Vec::new();
+    String: _x => Vec::new();
+    Vec<String>: _x => Vec::new();
     [f64; 2]: x => x.to_vec();
     [f64; 3]: x => x.to_vec();
     Vec<usize>: x => x.iter().map(|&x| x as f64).collect();

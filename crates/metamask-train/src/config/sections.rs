@@ -87,6 +87,14 @@ section! {
         width: usize = 16, Range::Within(1.0, 1024.0);
         /// Whether a ReLU follows a ResNet's stem. The authors' code loses it.
         stem_relu: bool = true, Range::Any;
+        /// Weights to start from: a safetensors file with torchvision's or timm's keys; empty is a
+        /// random start.
+        init: String = String::new(), Range::Any;
+        /// SHA-256 of that file; filled in when a run is set up, and held against the file.
+        init_sha256: String = String::new(), Range::Any;
+        /// Keys that the file may lack, have beside the encoder's, or have in another shape; the
+        /// encoder's own then start at random.
+        init_allow: Vec<String> = Vec::new(), Range::Any;
     }
 }
 

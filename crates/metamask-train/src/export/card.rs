@@ -40,6 +40,7 @@ pub(super) fn card(
         ("network", format!("{}, {n_weights} numbers", described(encoder))),
         ("data", data(config, results)),
         ("method", method),
+        ("start", start(encoder)),
         ("training", training(config, state)),
         ("seed", config.run.seed.to_string()),
         ("configuration", format!("{} (hash of every setting but the seed)", config.short_hash())),
@@ -59,8 +60,9 @@ pub(super) fn card(
     };
     text += "\n## Settings other than the defaults\n\n";
     for difference in config.differences(&Config::default()) {
-        // Where the data lie is told above as far as it is anybody's business.
-        if !difference.starts_with("`data.dataset`") {
+        // Where files lie on the machine is nobody's business; what they are is told above.
+        let is_path = ["`data.dataset`", "`encoder.init`", "`encoder.init_sha256`"];
+        if !is_path.iter().any(|key| difference.starts_with(key)) {
             let _ = writeln!(text, "- {}", difference.replace(", was ", ", by default "));
         }
     }
@@ -90,6 +92,16 @@ fn data(config: &Config, results: Option<&Results>) -> String {
         (_, Some((before, _))) => format!("{before}a folder of images"),
         (Some(results), None) => results.split.clone(),
         (None, None) => name,
+    }
+}
+
+fn start(encoder: &Encoder) -> String {
+    match encoder.init.is_empty() {
+        true => "random weights".to_owned(),
+        false => {
+            let file = file_name(std::path::Path::new(&encoder.init));
+            format!("weights of `{file}`, SHA-256 {}", encoder.init_sha256)
+        }
     }
 }
 

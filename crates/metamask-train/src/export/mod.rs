@@ -18,6 +18,7 @@ use crate::{
     evaluate::Results,
     failure::{Code, Failure},
     learner::Learner,
+    named::encoder_to_named,
 };
 
 /// Whose model the file is for.
@@ -143,7 +144,7 @@ fn check_network(config: &Config, library: Library) -> std::result::Result<(), F
 
 /// What `state_dict()` of a PyTorch model without its classifier holds.
 fn pytorch_state(learner: &Learner, state: State) -> Result<NamedTensors> {
-    let mut named = learner.encoder_to_named()?;
+    let mut named = encoder_to_named(&*learner.encoder)?;
     // Each step normalises two views by their own statistics and moves the running ones.
     let n_batches = Tensor::new(2 * state.step as i64, &Device::Cpu)?;
     let norms: Vec<String> = named
