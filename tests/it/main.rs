@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod data;
+mod embed;
 mod export;
 mod help;
 mod hypergradient;

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Look inside a run
     Inspect(InspectArguments),
+    /// Write the features of your images
+    Embed(EmbedArguments),
     /// Write a run's encoder for PyTorch
     Export(ExportArguments),
     /// List the presets, or print one
@@ -198,6 +200,44 @@ pub(crate) struct InspectMaskArguments {
     /// The picture to write (SVG)
     #[arg(long, value_name = "FILE.svg")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask embed runs/RUN --images photos --out photos.safetensors
+  metamask embed runs/RUN --images photos --out photos.csv --bad-images skip
+
+Takes PNG, JPEG and WebP files at any depth, in bytewise order of their paths, as
+evaluation does: shorter side to the run's size, centre square, running statistics.
+The features are not masked; the mask is written with them:
+  FILE.safetensors   features [N, D], mask [D]; names in the metadata (JSON, `metamask`)
+  FILE.csv           name, 0, 1, ...; FILE.mask.csv
+  FILE.npy           [N, D]; FILE.mask.npy; FILE.names.txt
+Overwrites nothing.")]
+pub(crate) struct EmbedArguments {
+    /// The run's folder
+    pub run: PathBuf,
+    /// The folder of the images
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// The file to write: .safetensors, .csv or .npy
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What happens at a file that is no image
+    #[arg(long, value_name = "WORD", default_value = "fail")]
+    pub bad_images: BadImagesWord,
+    /// Worker threads; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BadImagesWord {
+    /// It ends the command, and is named
+    Fail,
+    /// It is left out; the first one is named, and how many there were
+    Skip,
 }
 
 #[derive(Args, Debug)]

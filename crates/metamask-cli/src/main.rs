@@ -10,6 +10,7 @@ mod data_arguments;
 mod data_places;
 mod data_preview;
 mod data_stats;
+mod embed;
 mod export;
 mod inspect;
 mod print;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => commands::evaluate(&arguments).map(success),
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
         Command::Export(arguments) => export::run(&arguments).map(success),
+        Command::Embed(arguments) => embed::run(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),
     };

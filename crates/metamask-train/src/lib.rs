@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod config;
 mod durable;
+pub mod embed;
 pub mod embeddings;
 mod epoch_sums;
 pub mod evaluate;
