@@ -16,6 +16,8 @@ const LIMIT: u64 = 1 << 20;
 /// The commits and digests of first use.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
+    /// Where they are written; only a download does.
+    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
     path: PathBuf,
     kept: Kept,
 }
