@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::Context;
 
 use crate::arguments::Arguments;
-use crate::{peers, shell};
+use crate::shell;
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask test [--full]
@@ -21,8 +21,9 @@ and the lines are repeated at the end.
 
 Options:
   --full  install what tests want (strace, dataset-fashion-mnist; by apt-get, as
-          root; Python's pyarrow and the rest by pip into target/) and skip
-          nothing: with METAMASK_FULL=1 a skip is a failure
+          root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
+          that hold us against Python's libraries run where METAMASK_PYTHON names
+          an interpreter with xtask/peers/requirements.txt, in either way
 
 Example:
   cargo xtask test --full
@@ -87,8 +88,6 @@ pub(crate) fn run_tests(full: bool) -> anyhow::Result<()> {
         .env_remove("METAMASK_FULL");
     if full {
         tests.env("METAMASK_FULL", "1");
-        // With what writes data sets by Python's own tools.
-        tests.env("METAMASK_PYTHON", peers::python(None)?);
     }
     let mut child = tests.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take().context("cargo test has no stderr")?;

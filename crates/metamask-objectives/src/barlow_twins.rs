@@ -26,15 +26,20 @@ use crate::compared_dims2;
 /// the released Barlow Twins code divides by N. So two identical views have
 /// Cₖₖ = (N−1)/N.
 pub fn barlow_twins<T: Differentiable>(z_a: &T, z_b: &T, lambda: f64) -> Result<T> {
-    let (batch, _) = compared_dims2("barlow_twins", z_a.value(), z_b.value())?;
+    let (batch, dim) = compared_dims2("barlow_twins", z_a.value(), z_b.value())?;
     let (z_a, z_b) = (standardize(z_a)?, standardize(z_b)?); // [N, D]
     let per_sample = 1.0 / batch as f64;
 
-    let correlation = z_a.t()?.matmul(&z_b)?.affine(per_sample, 0.0)?; // [D, D]
     let diagonal = z_a.mul(&z_b)?.sum_keepdim(0)?.affine(per_sample, 0.0)?; // [1, D]
-
     let invariance = diagonal.affine(-1.0, 1.0)?.sqr()?.sum_all()?;
-    let redundancy = correlation.sqr()?.sum_all()?.sub(&diagonal.sqr()?.sum_all()?)?;
+
+    // Σ Cₖₗ² = ‖ẑ_aᵀ ẑ_b‖² / N² = ⟨ẑ_a ẑ_aᵀ, ẑ_b ẑ_bᵀ⟩ / N²: the smaller matrices are taken.
+    let squares = match batch < dim {
+        true => z_a.matmul(&z_a.t()?)?.mul(&z_b.matmul(&z_b.t()?)?)?, // [N, N]
+        false => z_a.t()?.matmul(&z_b)?.sqr()?,                       // [D, D]
+    };
+    let squares = squares.sum_all()?.affine(per_sample * per_sample, 0.0)?;
+    let redundancy = squares.sub(&diagonal.sqr()?.sum_all()?)?;
     invariance.add(&redundancy.affine(lambda, 0.0)?)
 }
 

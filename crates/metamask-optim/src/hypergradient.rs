@@ -103,7 +103,7 @@ pub struct Point<'a> {
 pub struct ThetaGradient {
     /// For the encoder's parameters.
     pub theta_f: Vec<Tensor>,
-    /// For the head's parameters.
+    /// For the head's parameters. A direction may end early: it is zero for the rest.
     pub theta_g: Vec<Tensor>,
 }
 
@@ -326,8 +326,11 @@ pub fn exact_second_order(
     v_g: &[Tensor],
     mask: &DimensionMask,
 ) -> Result<Tensor> {
-    let theta_g: Vec<Dual> =
-        theta_g.iter().zip(v_g).map(|(x, v)| Dual::new(x.detach(), v.clone())).collect();
+    let dual = |(i, x): (usize, &Tensor)| match v_g.get(i) {
+        Some(v) => Dual::new(x.detach(), v.clone()),
+        None => x.detach().into(),
+    };
+    let theta_g: Vec<Dual> = theta_g.iter().enumerate().map(dual).collect();
     let slope = head(features, &theta_g, &mask.values()?.into())?.tangent_or_zeros()?;
     w_gradient(&slope, mask)
 }
@@ -362,7 +365,10 @@ pub fn finite_difference_second_order(
             .into_iter()
             .map(|h| h.detach().into())
             .collect();
-        let theta_g: Vec<Dual> = moved(theta_g, &v.theta_g)?.into_iter().map(Dual::from).collect();
+        let (moving, resting) = theta_g.split_at(v.theta_g.len());
+        let mut theta_g: Vec<Dual> =
+            moved(moving, &v.theta_g)?.into_iter().map(Dual::from).collect();
+        theta_g.extend(resting.iter().map(|x| Dual::from(x.detach())));
         let value = (loss.head)(&features, &theta_g, &loss.mask.values()?.into())?.value;
         w_gradient(&value, loss.mask)
     };

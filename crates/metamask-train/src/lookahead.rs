@@ -43,12 +43,7 @@ pub(crate) fn departed_product(
         head: &head,
         mask: &mask,
     };
-    // B does not depend on θ_r.
-    let mut v_heads = v.theta_g.clone();
-    for theta in &theta.redundancy {
-        v_heads.push(theta.zeros_like()?.detach());
-    }
-    let v = ThetaGradient { theta_f: v.theta_f.clone(), theta_g: v_heads };
+    // B does not depend on θ_r, which comes last: there v is zero.
     let theta_heads = [&theta.head[..], &theta.redundancy].concat();
-    mixed_product(&loss, (&theta.encoder, &theta_heads), features, &v, hypergradient)
+    mixed_product(&loss, (&theta.encoder, &theta_heads), features, v, hypergradient)
 }

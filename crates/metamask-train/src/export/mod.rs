@@ -194,7 +194,7 @@ mod tests {
     ) -> anyhow::Result<std::collections::BTreeMap<String, Tensor>> {
         let learner = Learner::new(config, DType::F32)?;
         learner.mask.logits.set(&Tensor::arange(0f32, 32.0, &Device::Cpu)?)?;
-        export(config, (&learner, State { step: 5, epoch: 1 }), None, options)?;
+        export(config, (&learner, State { step: 5, epoch: 1, unfinished: None }), None, options)?;
         let tensors = candle_core::safetensors::load(&options.out, &Device::Cpu)?;
         Ok(tensors.into_iter().collect())
     }
