@@ -15,3 +15,4 @@ mod pretrain;
 mod resume;
 mod support;
 mod traced;
+mod transfer;

@@ -105,13 +105,18 @@ pub(crate) struct PretrainArguments {
 #[command(after_help = "\
 Examples:
   metamask evaluate runs/RUN
-  metamask evaluate runs/RUN --protocol knn --json")]
+  metamask evaluate runs/RUN --protocol knn --json
+  metamask evaluate runs/RUN --data fashion-mnist       transfer to another data set")]
 pub(crate) struct EvaluateArguments {
     /// The run's folder
     pub run: PathBuf,
     /// How to evaluate; may be given more than once [default: both]
     #[arg(long = "protocol", value_name = "NAME")]
     pub protocols: Vec<ProtocolName>,
+    /// Another data set to evaluate on: neighbours and probe come from its training
+    /// images, the encoder and its mask stay as they are [default: the run's own]
+    #[arg(long, value_name = "NAME")]
+    pub data: Option<String>,
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use candle_core::DType;
+use metamask_data::DatasetSpec;
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, Measure, RunOptions,
     checkpoint::{Checkpoints, Identity, State},
@@ -127,13 +128,17 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
     set_threads(arguments.threads)?;
     let run = &arguments.run;
     let (config, config_sha256) = run_folder::read_config(run)?;
-    let data =
-        load_data(&config, &data_places::of(arguments.data_dir.clone(), arguments.offline)?)?;
+    let (seen, folder) = (evaluated(&config, arguments.data.as_deref())?, run.join("checkpoints"));
+    let data = load_data(&seen, &data_places::of(arguments.data_dir.clone(), arguments.offline)?)?;
     let mut learner = Learner::new(&config, DType::F32)?;
-    let checkpoints = Checkpoints {
-        folder: run.join("checkpoints"),
-        identity: Identity { config_sha256, data_sha256: data.fingerprint() },
-        keep: config.checkpoint.keep,
+    let checkpoints = match arguments.data {
+        // The run's own data need not be here.
+        Some(_) => Checkpoints::to_inspect(folder, config_sha256)?,
+        None => Checkpoints {
+            folder,
+            identity: Identity { config_sha256, data_sha256: data.fingerprint() },
+            keep: config.checkpoint.keep,
+        },
     };
     let State { step, epoch, .. } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let mut progress = Progress::new();
@@ -145,12 +150,33 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
             .collect(),
     };
     let at = (step, epoch);
-    let results = metamask_train::evaluate(&config, &data, &learner, at, &measures, &mut progress)?;
+    let mut results =
+        metamask_train::evaluate(&seen, &data, &learner, at, &measures, &mut progress)?;
     progress.finish();
+    if arguments.data.is_some() {
+        results.split = format!(
+            "{}; transfer: encoder and mask trained on {}, neighbours and probe from these \
+             training images",
+            results.split, config.data.dataset
+        );
+    }
     match arguments.json {
         true => print::to_stdout(&(serde_json::to_string(&results)? + "\n")),
         false => print::to_stdout(&print::results_table(&results)),
     }
+}
+
+/// A run's configuration with the data that it is evaluated on: its own, or another set as a whole.
+fn evaluated(config: &Config, name: Option<&str>) -> anyhow::Result<Config> {
+    let mut config = config.clone();
+    if let Some(name) = name {
+        let spec = name.parse::<DatasetSpec>();
+        config.data.dataset = spec.map_err(|error| Failure::from_data(error.into()))?;
+        (config.data.train_images, config.data.validation_images) = (0, 0);
+        // Nothing is trained, so that a small set is no reason to stop.
+        config.training.batch_size = 2;
+    }
+    Ok(config)
 }
 
 /// Takes a learner to the newest checkpoint of a run that verifies.

@@ -35,7 +35,7 @@ pub enum Library {
 pub enum MaskExport {
     /// Into a file of its own, `NAME.mask.safetensors` with the tensor `mask` `[D]`.
     Apart,
-    /// Into the layer that follows the features, as [`fold`] does it.
+    /// Into the layer that follows the features, as a diagonal linear layer `fc`.
     Folded,
 }
 
