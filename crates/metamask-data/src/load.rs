@@ -72,6 +72,11 @@ pub fn load(spec: &DatasetSpec, options: &LoadOptions) -> anyhow::Result<Dataset
         let message = format!("load: side of the images, expected 8 to 1024, got {side}");
         return Err(DataError::request(message).into());
     }
+    // Named by the user: to look elsewhere without a word would be no answer.
+    if let Some(gone) = options.places.data_dir.as_ref().filter(|dir| !dir.exists()) {
+        let message = format!("`{}`: is not there, expected the data set's files", gone.display());
+        return Err(DataError::missing(message, None).into());
+    }
     let dataset = match spec {
         DatasetSpec::Garments => in_scenes(spec, embedded(spec)?, options)?,
         DatasetSpec::GarmentsPlain => cut(embedded(spec)?, options)?,
