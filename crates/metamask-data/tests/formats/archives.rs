@@ -275,10 +275,13 @@ fn labels_of_another_number_and_missing_idx_files_are_named() {
     fs::remove_file(&labels).unwrap();
     let error = refused(from("fashion-mnist", dir.path()));
     assert!(error.message.starts_with(&format!("`{}`", labels.display())), "{error}");
-    let error = refused(from("mnist", Path::new("/nowhere")));
-    for place in ["`/nowhere`", "`/nowhere/mnist`", "`/nowhere/MNIST/raw`"] {
-        assert!(error.message.contains(place), "{error}");
+    let empty = tempfile::tempdir().unwrap();
+    let error = refused(from("mnist", empty.path()));
+    for place in [empty.path().into(), empty.path().join("mnist"), empty.path().join("MNIST/raw")] {
+        assert!(error.message.contains(&format!("`{}`", place.display())), "{error}");
     }
+    let error = refused(from("mnist", Path::new("/nowhere")));
+    assert!(error.message.starts_with("`/nowhere`: is not there"), "{error}");
 }
 
 #[test]
