@@ -104,7 +104,7 @@ impl Differentiable for Tensor {
         matrix::div(self, rhs)
     }
     fn matmul(&self, rhs: &Self) -> Result<Self> {
-        Tensor::matmul(self, rhs)
+        matrix::matmul(self, rhs)
     }
     fn linear(&self, map: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         map(self)
@@ -196,9 +196,9 @@ impl Differentiable for Dual {
         Ok(Self { value, tangent })
     }
     fn matmul(&self, rhs: &Self) -> Result<Self> {
-        let value = self.value.matmul(&rhs.value)?;
-        let left = self.tangent.as_ref().map(|t| t.matmul(&rhs.value)).transpose()?;
-        let right = rhs.tangent.as_ref().map(|t| self.value.matmul(t)).transpose()?;
+        let value = matrix::matmul(&self.value, &rhs.value)?;
+        let left = self.tangent.as_ref().map(|t| matrix::matmul(t, &rhs.value)).transpose()?;
+        let right = rhs.tangent.as_ref().map(|t| matrix::matmul(&self.value, t)).transpose()?;
         let tangent = sum_of(left, right, &value)?;
         Ok(Self { value, tangent })
     }

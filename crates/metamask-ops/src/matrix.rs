@@ -1,11 +1,60 @@
 //! What expressions over `[batch, dim]` need and Candle does slowly on the CPU:
-//! sums over the batch, rows repeated over it, and ReLU.
+//! sums over the batch, rows repeated over it, and ReLU; and the matrix product.
 //!
 //! Candle walks a sum over the first axis, hence the gradient of every
 //! broadcast row, and a comparison with a number element by element through
 //! strides. Numbers on other devices, or neither f32 nor f64, are left to it.
+//! Its product has both factors' gradients computed and kept, a constant's too:
+//! in M4 those of a head's weights would take more than the activations of it.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType,
+    backend::BackendStorage, bail,
+};
+
+/// Matrix product of `[n, k]` and `[k, m]`. A factor that no variable is in gets no
+/// gradient.
+pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match a.track_op() != b.track_op() && a.rank() == 2 && b.rank() == 2 && is_ours(a) {
+        true => a.apply_op2(b, Product),
+        false => a.matmul(b),
+    }
+}
+
+/// A product one of whose factors is a constant.
+struct Product;
+
+impl CustomOp2 for Product {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((n, k), (k_b, m)) = (a_layout.shape().dims2()?, b_layout.shape().dims2()?);
+        if k != k_b {
+            bail!("product: the inner sizes must be equal, got {k} and {k_b}");
+        }
+        Ok((a.matmul(b, (1, n, m, k), a_layout, b_layout)?, (n, m).into()))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _product: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let of_a = a.track_op().then(|| gradient.matmul(&b.t()?)).transpose()?;
+        let of_b = b.track_op().then(|| a.t()?.matmul(gradient)).transpose()?;
+        Ok((of_a, of_b))
+    }
+}
 
 /// Sum over `dim`, which stays with size 1.
 pub(crate) fn sum_keepdim(x: &Tensor, dim: usize) -> Result<Tensor> {
@@ -192,6 +241,25 @@ mod tests {
             assert_eq!(ours.dims(), theirs.dims());
             assert!(max_difference(ours, theirs)? < 1e-12);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_product_gives_its_constant_factor_no_gradient() -> Result<()> {
+        let x = Var::from_tensor(&normal(&[7, 4], 1)?)?;
+        let (left, right) = (normal(&[5, 7], 2)?, normal(&[6, 4], 3)?.t()?); // strided
+        let gradients = |product: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| {
+            let y = product(&product(&left, x.as_tensor())?, &right)?; // [5, 6]
+            let mut gradients = y.sqr()?.sum_all()?.backward()?;
+            let of_x = gradients.remove(&x).expect("x is a variable");
+            let constants = [&left, &right].map(|c| gradients.get(c).is_some());
+            Ok::<_, candle_core::Error>((y, of_x, constants))
+        };
+        let (y, of_x, constants) = gradients(&matmul)?;
+        let (theirs, of_x_theirs, constants_theirs) = gradients(&Tensor::matmul)?;
+        assert!(max_difference(&y, &theirs)? < 1e-12);
+        assert!(max_difference(&of_x, &of_x_theirs)? < 1e-12);
+        assert_eq!((constants, constants_theirs), ([false; 2], [true; 2]));
         Ok(())
     }
 
