@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         let out = network(Precision::Exact)?.output_shape(x.dims())?;
         let dy = normal(&out, key.sample(2))?;
         let expected = passes(&network(Precision::Exact)?, DType::F64, [&x, &w, &dy])?;
-        for precision in [Precision::Exact, Precision::Fast] {
+        for precision in [Precision::Exact, Precision::Fast, Precision::Bf16] {
             let got = passes(&network(precision)?, DType::F32, [&x, &w, &dy])?;
             let errors: Vec<String> = got.iter().zip(&expected).map(|(g, e)| error(g, e)).collect();
             println!(

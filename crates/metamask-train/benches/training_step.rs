@@ -32,7 +32,8 @@ fn main() -> anyhow::Result<()> {
     let precision = match word("--precision").as_deref() {
         Some("exact") => Precision::Exact,
         None | Some("fast") => Precision::Fast,
-        Some(other) => anyhow::bail!("--precision: expected exact or fast, got `{other}`"),
+        Some("bf16") => Precision::Bf16,
+        Some(other) => anyhow::bail!("--precision: expected exact, fast or bf16, got `{other}`"),
     };
 
     let key = Key::new(0, Purpose::Initialisation);

@@ -586,6 +586,20 @@ fn a_fast_network_is_the_exact_one_up_to_rounding() -> Result<()> {
 }
 
 #[test]
+fn a_network_in_bf16_is_off_by_what_its_eight_bits_are() -> Result<()> {
+    let expected = everything(&wide(Precision::Exact)?, DType::F64)?;
+    let error = |dtype| -> Result<f64> {
+        let got = everything(&wide(Precision::Bf16)?, dtype)?;
+        let squares = got.iter().zip(&expected).map(|(g, e)| (g - e).powi(2));
+        Ok((squares.sum::<f64>() / expected.len() as f64).sqrt())
+    };
+    assert_eq!(error(DType::F64)?, 0.0, "f64 is always exact");
+    let error = error(DType::F32)?;
+    assert!((1e-3..5e-2).contains(&error), "{error:.1e}");
+    Ok(())
+}
+
+#[test]
 fn extraction_normalises_in_the_convolution_and_changes_nothing_but_rounding() -> Result<()> {
     let networks = [wide(Precision::Exact)?, wide(Precision::Fast)?, residual()?.network];
     for (network, channels) in networks.iter().zip([3, 3, 2]) {

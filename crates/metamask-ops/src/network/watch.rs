@@ -35,7 +35,8 @@ pub struct StepView<'a> {
     pub kind: &'static str,
     /// What is computed of it.
     pub phase: Phase,
-    /// Multiplications (each with an addition) that the definition asks for.
+    /// Multiplications (each with an addition) that the definition asks for, for one
+    /// gradient or both.
     pub multiply_adds: u64,
     /// Bytes of the values that it reads and writes once.
     pub bytes: u64,
@@ -99,7 +100,7 @@ impl<T: Real> Run<'_, T> {
             entry.name.strip_suffix(".weight").unwrap_or(&entry.name)
         });
         let len = |value: usize| (self.batch * self.shapes[value].len()) as u64;
-        let multiply_adds = match step {
+        let products = match step {
             Step::Conv { y, weight, .. } => {
                 let (_, _, out_c) = self.shapes[*y].image();
                 len(*y) / out_c as u64 * weight.len() as u64
@@ -107,6 +108,9 @@ impl<T: Real> Run<'_, T> {
             Step::Linear { weight, .. } => (self.batch * weight.len()) as u64,
             _ => 0,
         };
+        // Both factors have a tangent, but for the images.
+        let of_images = step.inputs().any(|value| value == 0);
+        let multiply_adds = products * if phase == Phase::Tangent && !of_images { 2 } else { 1 };
         let values = len(step.output()) + step.inputs().map(len).sum::<u64>();
         let bytes = values * size_of::<T>() as u64;
         watcher.begin(&StepView { name, kind, phase, multiply_adds, bytes });

@@ -14,8 +14,9 @@ section! {
     /// How the numbers are computed.
     Engine in "engine" {
         /// Convolutions: `exact`, as they are defined; `fast`, by Winograd's algorithm where that
-        /// saves time, with an error a few times the rounding of f32.
-        precision: Precision = Precision::Fast, Range::Words(&["exact", "fast"]);
+        /// saves time, with an error a few times the rounding of f32; `bf16`, the same with products of
+        /// bfloat16, an error of a hundredth.
+        precision: Precision = Precision::Fast, Range::Words(&["exact", "fast", "bf16"]);
     }
 }
 
@@ -338,6 +339,8 @@ words! {
         Exact,
         /// Winograd's algorithm where it saves time.
         Fast,
+        /// The same with its products in bfloat16.
+        Bf16,
     }
 }
 
@@ -346,6 +349,7 @@ impl From<Precision> for metamask_ops::Precision {
         match precision {
             Precision::Exact => Self::Exact,
             Precision::Fast => Self::Fast,
+            Precision::Bf16 => Self::Bf16,
         }
     }
 }

@@ -204,7 +204,7 @@ impl<T: Real> Sweep<'_, T> {
             }
             // SAFETY: as above; w holds a row for every element of the spans. The
             // last vector of a pixel may be a part of one; packed rows are whole.
-            unsafe { rows.multiply::<V, PIXELS, VECTORS>(x, y) }
+            unsafe { rows.multiply::<V, false, PIXELS, VECTORS>(x, y) }
         }
     }
 }

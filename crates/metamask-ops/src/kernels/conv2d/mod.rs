@@ -36,6 +36,13 @@ pub(crate) struct ConvShape {
     pub(crate) padding: usize,
 }
 
+/// What a word of a product's factors holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terms {
+    Whole,
+    Pairs,
+}
+
 impl ConvShape {
     pub(crate) fn out_h(&self) -> usize {
         (self.in_h + 2 * self.padding - self.kernel_h) / self.stride + 1
@@ -60,9 +67,14 @@ impl ConvShape {
         self.kernel_h * self.kernel_w * self.in_c * self.out_c
     }
 
-    /// Whether Winograd's method is allowed and saves time.
-    fn takes_winograd<T: Real>(&self, precision: Precision) -> bool {
-        precision == Precision::Fast && T::HAS_FAST && winograd::pays(self)
+    /// Winograd's method, with what terms, where it is allowed and saves time.
+    fn winograd<T: Real>(&self, precision: Precision) -> Option<Terms> {
+        let terms = match precision {
+            Precision::Exact => return None,
+            Precision::Fast => Terms::Whole,
+            Precision::Bf16 => Terms::Pairs,
+        };
+        (T::HAS_FAST && winograd::pays(self)).then_some(terms)
     }
 
     fn check(&self, x: usize, w: usize, y: usize) {
@@ -133,10 +145,14 @@ fn forward_with<T: Real>(
 ) {
     s.check(x.len(), w.len(), y.len());
     let kernel = Kernel::current();
-    if s.takes_winograd::<T>(precision) {
-        winograd::forward(kernel, s, x, w, y, accumulate, finish, ws);
-    } else {
-        correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, finish, ws);
+    match s.winograd::<T>(precision) {
+        None => correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, finish, ws),
+        Some(Terms::Whole) => {
+            winograd::forward::<T, false>(kernel, s, x, w, y, accumulate, finish, ws);
+        }
+        Some(Terms::Pairs) => {
+            winograd::forward::<T, true>(kernel, s, x, w, y, accumulate, finish, ws);
+        }
     }
 }
 
@@ -159,10 +175,17 @@ pub(crate) fn conv2d_backward_data<T: Real>(
 ) {
     s.check(dx.len(), w.len(), dy.len());
     let kernel = Kernel::current();
-    if s.takes_winograd::<T>(precision) {
-        winograd::backward_data(kernel, s, dy, w, dx, accumulate, ws);
-    } else {
-        correlate::correlate(kernel, &Plan::backward_data(s), dy, w, dx, accumulate, |_, _| {}, ws);
+    match s.winograd::<T>(precision) {
+        None => {
+            let plan = Plan::backward_data(s);
+            correlate::correlate(kernel, &plan, dy, w, dx, accumulate, |_, _| {}, ws);
+        }
+        Some(Terms::Whole) => {
+            winograd::backward_data::<T, false>(kernel, s, dy, w, dx, accumulate, ws);
+        }
+        Some(Terms::Pairs) => {
+            winograd::backward_data::<T, true>(kernel, s, dy, w, dx, accumulate, ws);
+        }
     }
 }
 
@@ -184,9 +207,9 @@ pub(crate) fn conv2d_backward_weight<T: Real>(
 ) {
     s.check(x.len(), dw.len(), dy.len());
     let kernel = Kernel::current();
-    if s.takes_winograd::<T>(precision) {
-        winograd::backward_weight(kernel, s, x, dy, dw, ws);
-    } else {
-        weight::backward_weight(kernel, s, x, dy, dw, ws);
+    match s.winograd::<T>(precision) {
+        None => weight::backward_weight(kernel, s, x, dy, dw, ws),
+        Some(Terms::Whole) => winograd::backward_weight::<T, false>(kernel, s, x, dy, dw, ws),
+        Some(Terms::Pairs) => winograd::backward_weight::<T, true>(kernel, s, x, dy, dw, ws),
     }
 }

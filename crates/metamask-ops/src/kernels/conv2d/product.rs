@@ -22,13 +22,19 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl<T> Rows<'_, T> {
-    /// `y[p][v] (+)= Σ_k x[p][k] w[k][v]` for PIXELS pixels by VECTORS vectors.
+    /// `y[p][v] (+)= Σ_k x[p][k] w[k][v]` for PIXELS pixels by VECTORS vectors. If
+    /// PAIRS, each word of x and w holds two neighbours along k.
     ///
     /// # Safety
     /// The CPU must have V's instructions. x must be readable at all spans, w at
     /// as many rows, y writable at VECTORS vectors, the last one `last` long.
     #[inline(always)]
-    pub(super) unsafe fn multiply<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(
+    pub(super) unsafe fn multiply<
+        V: Simd<Scalar = T>,
+        const PAIRS: bool,
+        const PIXELS: usize,
+        const VECTORS: usize,
+    >(
         &self,
         x: [*const T; PIXELS],
         y: [*mut T; PIXELS],
@@ -61,7 +67,7 @@ impl<T> Rows<'_, T> {
                     for (sums, x) in sums.iter_mut().zip(x) {
                         let x = V::splat(*x.add(k));
                         for (sum, row) in sums.iter_mut().zip(rows) {
-                            *sum = x.mul_add(row, *sum);
+                            *sum = x.mul_add_words::<PAIRS>(row, *sum);
                         }
                     }
                     w = w.add(VECTORS * V::LANES);

@@ -188,7 +188,7 @@ fn a_normalised_convolution_is_convolution_then_normalisation() {
     };
     let many = [wide(9, 8, 256), wide(40, 10, 40), wide(2, 36, 40)];
     for s in shapes().iter().chain(&many) {
-        for precision in [Precision::Exact, Precision::Fast] {
+        for precision in [Precision::Exact, Precision::Fast, Precision::Bf16] {
             let (x, w) = (values::<f32>(s.input_len(), 1), values::<f32>(s.weight_len(), 2));
             let (scale, shift) = (values::<f32>(s.out_c, 3), values::<f32>(s.out_c, 4));
             let residual = values::<f32>(s.output_len(), 5);

@@ -253,9 +253,9 @@ impl<T: Real> LinesStep<'_, T> {
                     load: self.load,
                 };
                 if block.width == block.padded {
-                    tile.run::<V, ROWS, VECTORS, true>();
+                    tile.run::<V, ROWS, VECTORS, true, false>();
                 } else {
-                    tile.run::<V, ROWS, VECTORS, false>();
+                    tile.run::<V, ROWS, VECTORS, false, false>();
                 }
             }
         }
@@ -376,7 +376,7 @@ impl<T: Real> PixelsStep<'_, T> {
                     stored: 0..ROWS.min(self.rows.len() - first),
                     load: self.load,
                 }
-                .run::<V, ROWS, VECTORS, true>();
+                .run::<V, ROWS, VECTORS, true, false>();
             }
         }
     }

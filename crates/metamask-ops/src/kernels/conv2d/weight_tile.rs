@@ -27,7 +27,8 @@ pub(super) struct Tile<T> {
 
 impl<T: Real> Tile<T> {
     /// `dw[r][v] (+)= Σ_pixels x[pixel][r] dy[pixel][v]`. WHOLE: dy has full
-    /// vectors to read, whatever dw has.
+    /// vectors to read, whatever dw has. PAIRS: each word of x and dy holds two
+    /// pixels.
     ///
     /// # Safety
     /// The CPU must have V's instructions. x must be readable at ROWS elements,
@@ -40,6 +41,7 @@ impl<T: Real> Tile<T> {
         const ROWS: usize,
         const VECTORS: usize,
         const WHOLE: bool,
+        const PAIRS: bool,
     >(
         self,
     ) {
@@ -76,7 +78,7 @@ impl<T: Real> Tile<T> {
                     for r in 0..ROWS {
                         let x = V::splat(*x.add(r));
                         for v in 0..VECTORS {
-                            sums[r][v] = x.mul_add(gradients[v], sums[r][v]);
+                            sums[r][v] = x.mul_add_words::<PAIRS>(gradients[v], sums[r][v]);
                         }
                     }
                     x = x.wrapping_add(self.x_step);

@@ -21,6 +21,26 @@ unsafe fn first(lanes: usize) -> __m256i {
     }
 }
 
+impl Avx2 {
+    /// The lanes rounded to bfloat16 as `super::bfloat16` does it, in the lower
+    /// halves of the words.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn bfloat16(self) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+        }
+    }
+}
+
 // SAFETY (every block below): the caller promises the instructions and, for
 // loads and stores, the memory of the lanes touched; masked-off lanes touch none.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
@@ -68,6 +88,36 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, odd: Self) -> Self {
+        Self(unsafe {
+            let odd = _mm256_slli_epi32::<16>(odd.bfloat16());
+            _mm256_castsi256_ps(_mm256_or_si256(self.bfloat16(), odd))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut f32) {
+        unsafe {
+            // Packs each half of the register by itself: the wanted words lie apart.
+            let words = self.bfloat16();
+            let packed = _mm256_packus_epi32(words, words);
+            let packed = _mm256_permute4x64_epi64::<0b1000>(packed);
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, factor: Self, addend: Self) -> Self {
+        Self(unsafe {
+            let [a, b] = [self.0, factor.0].map(|x| _mm256_castps_si256(x));
+            let upper = _mm256_set1_epi32(-0x1_0000);
+            let even = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let odd = |x| _mm256_castsi256_ps(_mm256_and_si256(x, upper));
+            _mm256_fmadd_ps(even(a), even(b), _mm256_fmadd_ps(odd(a), odd(b), addend.0))
+        })
     }
 
     #[inline(always)]

@@ -1,12 +1,13 @@
 //! 512-bit vectors of f32.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::Simd;
 
-/// Sixteen f32. Needs AVX-512F.
+/// Sixteen f32. Needs AVX-512F, and AVX512_BF16 if BF16.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512<const BF16: bool>(__m512);
 
 /// Ones in the first `lanes` bits.
 #[inline(always)]
@@ -17,7 +18,30 @@ fn first(lanes: usize) -> __mmask16 {
 // SAFETY (every block below): the caller promises the instructions and, for
 // loads and stores, the memory of the lanes touched; masked-off lanes touch none.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
-impl Simd for Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
+    /// The lanes rounded to bfloat16, in the lower halves of the words. Without
+    /// the instruction as `super::bfloat16` does it.
+    #[inline(always)]
+    unsafe fn bfloat16(self) -> __m512i {
+        unsafe {
+            if BF16 {
+                let halves = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
+                return _mm512_cvtepu16_epi32(halves);
+            }
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let quiet = _mm512_set1_epi32(0x0040_0000);
+            let rounded = _mm512_mask_or_epi32(rounded, nan, bits, quiet);
+            _mm512_srli_epi32::<16>(rounded)
+        }
+    }
+}
+
+// SAFETY: as above.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type Scalar = f32;
     const LANES: usize = 16;
     const TILE_VECTORS: usize = 4;
@@ -61,6 +85,36 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
         Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn pair(self, odd: Self) -> Self {
+        Self(unsafe {
+            let odd = _mm512_slli_epi32::<16>(odd.bfloat16());
+            _mm512_castsi512_ps(_mm512_or_si512(self.bfloat16(), odd))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut f32) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(self.bfloat16()));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, factor: Self, addend: Self) -> Self {
+        Self(unsafe {
+            if BF16 {
+                let [a, b] = [self.0, factor.0].map(|x| transmute::<__m512, __m512bh>(x));
+                return Self(_mm512_dpbf16_ps(addend.0, a, b));
+            }
+            let [a, b] = [self.0, factor.0].map(|x| _mm512_castps_si512(x));
+            let even = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let upper = _mm512_set1_epi32(-0x1_0000);
+            let odd = |x| _mm512_castsi512_ps(_mm512_and_si512(x, upper));
+            _mm512_fmadd_ps(even(a), even(b), _mm512_fmadd_ps(odd(a), odd(b), addend.0))
+        })
     }
 
     #[inline(always)]

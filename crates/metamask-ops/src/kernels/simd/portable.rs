@@ -77,6 +77,28 @@ impl<T: Real, const N: usize> Simd for Lanes<T, N> {
     }
 
     #[inline(always)]
+    unsafe fn pair(self, odd: Self) -> Self {
+        self.zip(odd, T::pair)
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut T) {
+        for (i, pair) in self.0.as_chunks::<2>().0.iter().enumerate() {
+            // SAFETY: the caller promises N / 2 writable elements.
+            unsafe { *to.add(i) = T::pair(pair[0], pair[1]) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, factor: Self, addend: Self) -> Self {
+        let products = self.zip(factor, |a, b| {
+            let ([a, c], [b, d]) = (a.unpair(), b.unpair());
+            a * b + c * d
+        });
+        products.zip(addend, |a, b| a + b)
+    }
+
+    #[inline(always)]
     unsafe fn where_positive(self, gate: Self) -> Self {
         self.zip(gate, |a, g| if g > T::ZERO { a } else { T::ZERO })
     }

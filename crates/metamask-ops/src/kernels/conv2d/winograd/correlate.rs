@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::grid::{Grid, Place, point_stride};
 use super::transform::{POINTS, TILE, WINDOW, transform_input, transform_output};
+use super::{dispatch, words};
 use crate::Kernel;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{Rows, Span, for_tile_of};
@@ -17,7 +18,7 @@ const TILES: usize = 32;
 /// `target (+)= correlation of source with the transformed weights u`; `finish` as
 /// in the direct one.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
-pub(super) fn correlate<T: Real>(
+pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     grid: &Grid,
     source: &[T],
@@ -29,10 +30,9 @@ pub(super) fn correlate<T: Real>(
 ) {
     let run = |source: &[T], target: &mut [T], first_row: usize, tiles: usize| {
         let scratch = &mut per_thread.get();
-        T::dispatch(
-            kernel,
-            Tiles { grid, source, u, target, first_row, tiles, accumulate, scratch },
-        );
+        let tiles: Tiles<'_, T, PAIRS> =
+            Tiles { grid, source, u, target, first_row, tiles, accumulate, scratch };
+        dispatch::<T, PAIRS>(kernel, tiles);
     };
     if grid.tiles() <= TILES {
         let images = TILES / grid.tiles();
@@ -63,7 +63,7 @@ pub(super) fn correlate<T: Real>(
 }
 
 /// Neighbouring tiles: of some whole images, or some rows of one.
-struct Tiles<'a, T> {
+struct Tiles<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
     /// The images of the tiles.
     source: &'a [T],
@@ -76,12 +76,13 @@ struct Tiles<'a, T> {
     scratch: &'a mut Vec<T>,
 }
 
-impl<T: Real> Task<T> for Tiles<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { grid, source, u, target, first_row, tiles, accumulate, scratch } = self;
         let place = |tile: usize| grid.place(tile + first_row * grid.columns());
-        let depth = grid.in_c.next_multiple_of(V::LANES);
+        let k = words::<PAIRS>(grid.in_c);
+        let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
         let input_stride = point_stride::<T>(tiles * depth);
         let widest = V::LANES * V::TILE_VECTORS;
         let scratch =
@@ -93,19 +94,19 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
             // place for it.
             unsafe {
                 let to = inputs.as_mut_ptr().add(tile * depth);
-                transform_inputs::<V>(grid, source, place(tile), to, input_stride);
+                transform_inputs::<V, PAIRS>(grid, source, place(tile), to, input_stride);
             }
         }
 
-        let spans = [Span { offset: 0, len: grid.in_c }];
+        let spans = [Span { offset: 0, len: k }];
         for block in columns(grid.out_c, V::LANES, V::TILE_VECTORS) {
             let stride = point_stride::<T>(tiles * block.padded);
-            let u = &u[POINTS * grid.in_c * block.first..][..POINTS * grid.in_c * block.padded];
+            let u = &u[POINTS * k * block.first..][..POINTS * k * block.padded];
             for point in 0..POINTS {
                 let product = PointProduct {
                     rows: Rows {
                         spans: &spans,
-                        w: u[point * grid.in_c * block.padded..].as_ptr(),
+                        w: u[point * k * block.padded..].as_ptr(),
                         last: V::LANES,
                         load: false,
                     },
@@ -117,11 +118,11 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
                 };
                 macro_rules! run {
                     ($pixels:literal, $vectors:literal) => {
-                        product.run::<V, $pixels, $vectors>()
+                        product.run::<V, PAIRS, $pixels, $vectors>()
                     };
                 }
                 // SAFETY: the caller's promise; inputs and products hold a row
-                // for each tile, u one for each channel.
+                // for each tile, u one for each word of channels.
                 unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
             }
             // SAFETY: the caller's promise; the target is what the tiles cover.
@@ -141,7 +142,7 @@ impl<T: Real> Task<T> for Tiles<'_, T> {
 /// The CPU must have V's instructions; `source` must hold the place, `to` have
 /// room for whole vectors.
 #[inline(always)]
-pub(super) unsafe fn transform_inputs<V: Simd>(
+pub(super) unsafe fn transform_inputs<V: Simd, const PAIRS: bool>(
     grid: &Grid,
     source: &[V::Scalar],
     place: Place,
@@ -153,7 +154,8 @@ pub(super) unsafe fn transform_inputs<V: Simd>(
         unsafe {
             let points = transform_input(grid.window::<V>(source, place, channel, lanes));
             for (point, value) in points.as_flattened().iter().enumerate() {
-                value.store(to.add(point * stride + channel));
+                let to = to.add(point * stride + words::<PAIRS>(channel));
+                if PAIRS { value.store_pairs(to) } else { value.store(to) }
             }
         }
     }
@@ -209,14 +211,21 @@ impl<T: Real> PointProduct<'_, T> {
     /// # Safety
     /// The CPU must have V's instructions; x and y must hold `tiles` rows.
     #[inline(always)]
-    pub(super) unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(self) {
+    pub(super) unsafe fn run<
+        V: Simd<Scalar = T>,
+        const PAIRS: bool,
+        const PIXELS: usize,
+        const VECTORS: usize,
+    >(
+        self,
+    ) {
         let (x, y) = (self.x.as_ptr(), self.y.as_mut_ptr());
         for first in (0..self.tiles).step_by(PIXELS) {
             // Past the end the last tile repeats, with the same result.
             let tile = |i: usize| (first + i).min(self.tiles - 1);
             // SAFETY: the caller's promise.
             unsafe {
-                self.rows.multiply::<V, PIXELS, VECTORS>(
+                self.rows.multiply::<V, PAIRS, PIXELS, VECTORS>(
                     std::array::from_fn(|i| x.add(tile(i) * self.x_step)),
                     std::array::from_fn(|i| y.add(tile(i) * self.y_step)),
                 );

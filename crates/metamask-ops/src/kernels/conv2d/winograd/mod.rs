@@ -9,7 +9,9 @@
 //! y  = Aᵀ [Σ_i (Bᵀ xᵢ B) ⊙ (G wᵢ Gᵀ)] A          36 products for 16 · 9
 //! dw = Gᵀ [Σ_tiles (Bᵀ x B) ⊙ (A dy Aᵀ)] G       the same map, transposed: F(3x3, 4x4)
 //! ```
-//! The sum over channels (or tiles) is a matrix product at each of the points.
+//! The sum over channels (or tiles) is a matrix product at each of the points. With
+//! PAIRS its factors are rounded to half their width, two to a word, neighbours
+//! along the sum; the transforms and the sums are of full width.
 //! Not exact: see `docs/results/precision.md`. Source: Winograd 1980; Lavin and
 //! Gray 2016, arXiv:1509.09308. Departs: other points, see [`transform`].
 
@@ -24,13 +26,13 @@ mod wide;
 
 use self::grid::Grid;
 use self::transform::POINTS;
-use self::weights::{Direction, transform_weights};
+use self::weights::{transform_weights, turned};
 use super::ConvShape;
 use crate::Kernel;
-use crate::kernels::simd::Real;
-use crate::kernels::workspace::Workspace;
+use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::workspace::{PerThread, Workspace};
 
-/// Products of channels from which on the weights are transformed piece by piece.
+/// Products of channels from which on the weights are transformed line by line.
 const WIDE: usize = 1 << 16;
 
 /// Whether the method exists for a shape.
@@ -52,9 +54,43 @@ pub(super) fn pays(s: &ConvShape) -> bool {
     winograd * 5 < direct * 4
 }
 
+/// Words that hold `terms` terms of a sum.
+const fn words<const PAIRS: bool>(terms: usize) -> usize {
+    if PAIRS { terms.div_ceil(2) } else { terms }
+}
+
+/// Terms that a word holds.
+const fn words_hold<const PAIRS: bool>() -> usize {
+    if PAIRS { 2 } else { 1 }
+}
+
+/// Stores the first terms, or both as pairs, at N points, each `stride` behind the last.
+///
+/// # Safety
+/// The CPU must have V's instructions, `to` room for a vector at every point.
+#[inline(always)]
+unsafe fn store_words<V: Simd, const PAIRS: bool, const N: usize>(
+    terms: [[V; N]; 2],
+    to: *mut V::Scalar,
+    stride: usize,
+) {
+    let [even, odd] = terms;
+    for (point, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let word = if PAIRS { even.pair(odd) } else { even };
+            word.store(to.add(point * stride));
+        }
+    }
+}
+
+fn dispatch<T: Real, const PAIRS: bool>(kernel: Kernel, task: impl Task<T>) {
+    if PAIRS { T::dispatch_pairs(kernel, task) } else { T::dispatch(kernel, task) }
+}
+
 /// As `conv2d_forward`; `finish` as in the direct correlation.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
-pub(super) fn forward<T: Real>(
+pub(super) fn forward<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
     x: &[T],
@@ -64,22 +100,13 @@ pub(super) fn forward<T: Real>(
     finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
-    correlate_with(
-        kernel,
-        s,
-        &Grid::forward(s),
-        Direction::Forward,
-        x,
-        w,
-        y,
-        accumulate,
-        finish,
-        ws,
-    );
+    let (packed, padded, _, per_thread) = ws.parts();
+    let buffers = Buffers { packed, padded, per_thread };
+    correlate_with::<T, PAIRS>(kernel, &Grid::forward(s), x, w, y, accumulate, finish, buffers);
 }
 
 /// As `conv2d_backward_data`.
-pub(super) fn backward_data<T: Real>(
+pub(super) fn backward_data<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
     dy: &[T],
@@ -88,12 +115,23 @@ pub(super) fn backward_data<T: Real>(
     accumulate: bool,
     ws: &mut Workspace<T>,
 ) {
-    let grid = Grid::backward_data(s);
-    correlate_with(kernel, s, &grid, Direction::Backward, dy, w, dx, accumulate, |_, _| {}, ws);
+    let (packed, padded, partials, per_thread) = ws.parts();
+    let w = turned(w, s.in_c, s.out_c, partials);
+    let buffers = Buffers { packed, padded, per_thread };
+    correlate_with::<T, PAIRS>(
+        kernel,
+        &Grid::backward_data(s),
+        dy,
+        w,
+        dx,
+        accumulate,
+        |_, _| {},
+        buffers,
+    );
 }
 
 /// As `conv2d_backward_weight`.
-pub(super) fn backward_weight<T: Real>(
+pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
     x: &[T],
@@ -101,27 +139,35 @@ pub(super) fn backward_weight<T: Real>(
     dw: &mut [T],
     ws: &mut Workspace<T>,
 ) {
-    weight::backward_weight(kernel, s, x, dy, dw, ws);
+    weight::backward_weight::<T, PAIRS>(kernel, s, x, dy, dw, ws);
 }
 
+/// Where a correlation works.
+struct Buffers<'a, T> {
+    packed: &'a mut Vec<T>,
+    padded: &'a mut Vec<T>,
+    per_thread: &'a PerThread<T>,
+}
+
+/// `w`: `[3, 3, in_c, out_c]` of the grid.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
-fn correlate_with<T: Real>(
+fn correlate_with<T: Real, const PAIRS: bool>(
     kernel: Kernel,
-    s: &ConvShape,
     grid: &Grid,
-    direction: Direction,
     source: &[T],
     w: &[T],
     target: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
-    ws: &mut Workspace<T>,
+    buffers: Buffers<'_, T>,
 ) {
-    if s.in_c * s.out_c >= WIDE {
-        wide::correlate(kernel, grid, direction, source, w, target, accumulate, finish, ws);
+    if grid.in_c * grid.out_c >= WIDE {
+        wide::correlate::<T, PAIRS>(kernel, grid, source, w, target, accumulate, finish, buffers);
     } else {
-        let (packed, _, _, per_thread) = ws.parts();
-        let u = transform_weights(kernel, w, s.in_c, s.out_c, direction, packed);
-        correlate::correlate(kernel, grid, source, u, target, accumulate, finish, per_thread);
+        let Buffers { packed, per_thread, .. } = buffers;
+        let u = transform_weights::<T, PAIRS>(kernel, w, grid.in_c, grid.out_c, packed);
+        correlate::correlate::<T, PAIRS>(
+            kernel, grid, source, u, target, accumulate, finish, per_thread,
+        );
     }
 }

@@ -112,6 +112,34 @@ unsafe fn weight<V: Simd>(w: [V; 3]) -> [V; 6] {
     }
 }
 
+/// One line of G w, of three kernels' columns side by side.
+#[inline(always)]
+unsafe fn weight_line<V: Simd>(w: [[V; 3]; 3], line: usize) -> [V; 3] {
+    const G: [[f64; 3]; WINDOW] = [
+        [1.0, 0.0, 0.0],
+        [N_A, N_A * A, N_A * A2],
+        [N_A, -N_A * A, N_A * A2],
+        [N_B, N_B * B, N_B * B2],
+        [N_B, -N_B * B, N_B * B2],
+        [0.0, 0.0, 1.0],
+    ];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let g = G[line].map(|g| constant(g));
+        let at = |x: usize| {
+            w[0][x].mul_add(g[0], w[1][x].mul_add(g[1], w[2][x].mul_add(g[2], V::zero())))
+        };
+        [at(0), at(1), at(2)]
+    }
+}
+
+/// The points of one line of G w Gᵀ: `transform_weight(w)[line]`, up to rounding.
+#[inline(always)]
+pub(super) unsafe fn transform_weight_line<V: Simd>(w: [[V; 3]; 3], line: usize) -> [V; WINDOW] {
+    // SAFETY: the caller's promise.
+    unsafe { weight(weight_line(w, line)) }
+}
+
 /// Gᵀ u, the transpose of [`weight`].
 #[inline(always)]
 unsafe fn weight_gradient<V: Simd>(u: [V; 6]) -> [V; 3] {
@@ -125,6 +153,12 @@ unsafe fn weight_gradient<V: Simd>(u: [V; 6]) -> [V; 3] {
             plus(N_A * A2, even_a, plus(N_B * B2, even_b, u[5])),
         ]
     }
+}
+
+/// The points in one row.
+#[inline(always)]
+pub(super) fn flat<V: Simd>(points: [[V; WINDOW]; WINDOW]) -> [V; POINTS] {
+    std::array::from_fn(|point| points[point / WINDOW][point % WINDOW])
 }
 
 /// Defines `$name`, which applies `$along` to the columns, then to the rows.

@@ -5,8 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::grid::{Grid, point_stride};
-use super::transform::{POINTS, transform_gradient, transform_input};
+use super::transform::{POINTS, flat, transform_gradient, transform_input};
 use super::weights::{gradient_rows, transform_weight_gradients};
+use super::{dispatch, store_words, words, words_hold};
 use crate::Kernel;
 use crate::kernels::conv2d::ConvShape;
 use crate::kernels::conv2d::pack::{Columns, columns};
@@ -16,7 +17,7 @@ use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
 
-/// Tiles that are transformed together, the unit of work.
+/// Tiles that are transformed together, the unit of work. Even.
 const CELL: usize = 32;
 
 /// Elements of transformed tiles at a time.
@@ -33,7 +34,7 @@ const FUSE_FROM: usize = 1 << 16;
 const FUSED_ROWS: usize = 32;
 
 /// `dw = Gᵀ [Σ_tiles (Bᵀ x B) ⊙ (A dy Aᵀ)] G`
-pub(super) fn backward_weight<T: Real>(
+pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
     x: &[T],
@@ -42,7 +43,7 @@ pub(super) fn backward_weight<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     let (lanes, vectors) = T::tile_columns(kernel);
-    let layout = Layout {
+    let layout: Layout<PAIRS> = Layout {
         grid: Grid::forward(s),
         depth: s.in_c.next_multiple_of(lanes),
         width: s.out_c.next_multiple_of(lanes),
@@ -59,7 +60,7 @@ pub(super) fn backward_weight<T: Real>(
         cell_buffer.par_chunks_mut(layout.cell::<T>()).enumerate().for_each(|(i, cell)| {
             let first = first + i * CELL;
             let tiles = CELL.min(tiles - first);
-            T::dispatch(kernel, Transform { layout: &layout, x, dy, first, tiles, cell });
+            dispatch::<T, PAIRS>(kernel, Transform { layout: &layout, x, dy, first, tiles, cell });
         });
         let cells = &*cell_buffer;
         if n_tiles == tiles && s.in_c * s.out_c >= FUSE_FROM {
@@ -70,7 +71,7 @@ pub(super) fn backward_weight<T: Real>(
                 let rows = first..s.in_c.min(first + FUSED_ROWS);
                 let scratch = &mut per_thread.get();
                 let layout = &layout;
-                T::dispatch(
+                dispatch::<T, PAIRS>(
                     kernel,
                     Fused { layout, cells, n_tiles, block, rows, scratch, to: &to },
                 );
@@ -83,26 +84,30 @@ pub(super) fn backward_weight<T: Real>(
             let (block, point) = (blocks[i / POINTS], i % POINTS);
             let load = first > 0;
             let layout = &layout;
-            T::dispatch(kernel, Sum { layout, cells, n_tiles, block, point, load, to: &to });
+            dispatch::<T, PAIRS>(
+                kernel,
+                Sum { layout, cells, n_tiles, block, point, load, to: &to },
+            );
         });
     }
     transform_weight_gradients(kernel, sums, s.in_c, s.out_c, dw);
 }
 
 /// A cell lies as `[point][tile][depth]` of x, then `[point][tile][width]` of dy.
-struct Layout {
+/// With PAIRS a word is two tiles; a last one without a partner is paired with zeros.
+struct Layout<const PAIRS: bool> {
     grid: Grid,
     depth: usize,
     width: usize,
 }
 
-impl Layout {
+impl<const PAIRS: bool> Layout<PAIRS> {
     fn input_stride<T: Real>(&self) -> usize {
-        point_stride::<T>(CELL * self.depth)
+        point_stride::<T>(words::<PAIRS>(CELL) * self.depth)
     }
 
     fn gradient_stride<T: Real>(&self) -> usize {
-        point_stride::<T>(CELL * self.width)
+        point_stride::<T>(words::<PAIRS>(CELL) * self.width)
     }
 
     fn cell<T: Real>(&self) -> usize {
@@ -111,8 +116,8 @@ impl Layout {
 }
 
 /// Brings the tiles of a cell to the points.
-struct Transform<'a, T> {
-    layout: &'a Layout,
+struct Transform<'a, T, const PAIRS: bool> {
+    layout: &'a Layout<PAIRS>,
     x: &'a [T],
     dy: &'a [T],
     first: usize,
@@ -120,7 +125,7 @@ struct Transform<'a, T> {
     cell: &'a mut [T],
 }
 
-impl<T: Real> Task<T> for Transform<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Transform<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { layout, x, dy, first, tiles, cell } = self;
@@ -128,24 +133,29 @@ impl<T: Real> Task<T> for Transform<'_, T> {
         let (input_stride, gradient_stride) =
             (layout.input_stride::<T>(), layout.gradient_stride::<T>());
         let (inputs, gradients) = cell.split_at_mut(POINTS * input_stride);
-        for tile in 0..tiles {
-            let place = grid.place(first + tile);
+        for (row, tile) in (0..tiles).step_by(words_hold::<PAIRS>()).enumerate() {
+            let there = words_hold::<PAIRS>().min(tiles - tile);
+            let places = || (first + tile..first + tile + there).map(|tile| grid.place(tile));
             // SAFETY: the caller's promise; tiles and channels exist, and the
             // cell has a place for each.
             unsafe {
                 for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
-                    let points = transform_input(grid.window::<V>(x, place, channel, lanes));
-                    let to = inputs.as_mut_ptr().add(tile * layout.depth + channel);
-                    for (point, value) in points.as_flattened().iter().enumerate() {
-                        value.store(to.add(point * input_stride));
+                    let mut terms = [[V::zero(); POINTS]; 2];
+                    for (term, place) in terms.iter_mut().zip(places()) {
+                        let window = grid.window::<V>(x, place, channel, lanes);
+                        *term = flat(transform_input(window));
                     }
+                    let to = inputs.as_mut_ptr().add(row * layout.depth + channel);
+                    store_words::<V, PAIRS, POINTS>(terms, to, input_stride);
                 }
                 for (channel, lanes) in Grid::vectors::<V>(grid.out_c) {
-                    let points = transform_gradient(grid.tile::<V>(dy, place, channel, lanes));
-                    let to = gradients.as_mut_ptr().add(tile * layout.width + channel);
-                    for (point, value) in points.as_flattened().iter().enumerate() {
-                        value.store(to.add(point * gradient_stride));
+                    let mut terms = [[V::zero(); POINTS]; 2];
+                    for (term, place) in terms.iter_mut().zip(places()) {
+                        let tile = grid.tile::<V>(dy, place, channel, lanes);
+                        *term = flat(transform_gradient(tile));
                     }
+                    let to = gradients.as_mut_ptr().add(row * layout.width + channel);
+                    store_words::<V, PAIRS, POINTS>(terms, to, gradient_stride);
                 }
             }
         }
@@ -153,8 +163,8 @@ impl<T: Real> Task<T> for Transform<'_, T> {
 }
 
 /// Sums the products at one point over the tiles, for one block of channels.
-struct Sum<'a, T> {
-    layout: &'a Layout,
+struct Sum<'a, T, const PAIRS: bool> {
+    layout: &'a Layout<PAIRS>,
     cells: &'a [T],
     n_tiles: usize,
     block: Columns,
@@ -163,7 +173,7 @@ struct Sum<'a, T> {
     to: &'a SharedMut<'a, T>,
 }
 
-impl<T: Real> Task<T> for Sum<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Sum<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { layout, cells, n_tiles, block, point, load, to } = self;
@@ -177,8 +187,8 @@ impl<T: Real> Task<T> for Sum<'_, T> {
 }
 
 /// Sums at all points, for some rows of one block, and takes them back to dw.
-struct Fused<'a, T> {
-    layout: &'a Layout,
+struct Fused<'a, T, const PAIRS: bool> {
+    layout: &'a Layout<PAIRS>,
     cells: &'a [T],
     n_tiles: usize,
     block: Columns,
@@ -187,7 +197,7 @@ struct Fused<'a, T> {
     to: &'a SharedMut<'a, T>,
 }
 
-impl<T: Real> Task<T> for Fused<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Fused<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { layout, cells, n_tiles, block, rows, scratch, to } = self;
@@ -206,7 +216,7 @@ impl<T: Real> Task<T> for Fused<'_, T> {
     }
 }
 
-impl Layout {
+impl<const PAIRS: bool> Layout<PAIRS> {
     /// `to[r][v] (+)= Σ_tiles x[tile][r] dy[tile][v]` at one point.
     ///
     /// # Safety
@@ -254,7 +264,8 @@ impl Layout {
             + block.first;
         // Whole cells, then what is left of the last one.
         let (whole, rest) = (n_tiles / CELL, n_tiles % CELL);
-        for (first_cell, lines, pixels) in [(0, whole, CELL), (whole, 1, rest)] {
+        let cells_of = [(0, whole, words::<PAIRS>(CELL)), (whole, 1, words::<PAIRS>(rest))];
+        for (first_cell, lines, pixels) in cells_of {
             if lines * pixels == 0 {
                 continue;
             }
@@ -279,7 +290,7 @@ impl Layout {
                         stored: 0..ROWS.min(rows.end - row),
                         load: load || first_cell > 0,
                     }
-                    .run::<V, ROWS, VECTORS, true>();
+                    .run::<V, ROWS, VECTORS, true, PAIRS>();
                 }
             }
         }

@@ -1,49 +1,51 @@
 //! The same for many channels: transformed weights would be four times the size
-//! of the weights, and come from memory. Here a task transforms a few rows of
-//! them at a time, into the cache, and multiplies all its tiles by them.
+//! of the weights, and come from memory. Here a task transforms those of one line of
+//! points at a time, for one block of columns, into the cache, and multiplies all
+//! its tiles by them.
 
 use rayon::prelude::*;
 
 use super::correlate::{PointProduct, put_tiles, transform_inputs};
 use super::grid::{Grid, point_stride};
-use super::transform::POINTS;
-use super::weights::{Direction, ROWS, Rows};
+use super::transform::{POINTS, WINDOW};
+use super::weights::Rows;
+use super::{Buffers, dispatch, words};
 use crate::Kernel;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{self, Span, for_tile_of};
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
-use crate::kernels::workspace::{Workspace, at_least};
+use crate::kernels::workspace::at_least;
 
 /// Tiles of a task: their products at all points are 576 KiB for 64 channels.
 const TILES: usize = 64;
 
-/// Rows of the weights that are transformed at a time: again 576 KiB.
-const DEPTH: usize = 64;
+/// Channels that are summed at a time: their weights at a line of points are 768 KiB
+/// for 64 columns. Even.
+const DEPTH: usize = 512;
 
 /// Elements of transformed tiles at a time.
 const ELEMENTS: usize = 1 << 22;
 
 /// `target (+)= correlation of source with the weights`; `finish` as in the direct one.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
-pub(super) fn correlate<T: Real>(
+pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     grid: &Grid,
-    direction: Direction,
     source: &[T],
     w: &[T],
     target: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
-    ws: &mut Workspace<T>,
+    buffers: Buffers<'_, T>,
 ) {
     let (lanes, vectors) = T::tile_columns(kernel);
-    let depth = grid.in_c.next_multiple_of(lanes);
+    let depth = words::<PAIRS>(grid.in_c.next_multiple_of(lanes));
     let cell = POINTS * point_stride::<T>(TILES * depth);
     let tiles = source.len() / grid.in_len() * grid.tiles();
     let cells = (ELEMENTS / cell).clamp(1, tiles.div_ceil(TILES));
-    let (_, inputs, _, per_thread) = ws.parts();
-    let inputs = at_least(inputs, cells * cell);
+    let Buffers { padded, per_thread, .. } = buffers;
+    let inputs = at_least(padded, cells * cell);
     let blocks: Vec<_> = columns(grid.out_c, lanes, vectors).collect();
     let to = SharedMut::new(&mut *target);
 
@@ -56,7 +58,8 @@ pub(super) fn correlate<T: Real>(
             let (first, tiles) = part(i);
             let cell = SharedMut::new(cell);
             (0..tiles).into_par_iter().with_min_len(8).for_each(|tile| {
-                T::dispatch(kernel, Input { grid, source, first, tile, cell: &cell });
+                let input: Input<'_, T, PAIRS> = Input { grid, source, first, tile, cell: &cell };
+                dispatch::<T, PAIRS>(kernel, input);
             });
         });
         let inputs = &*inputs;
@@ -66,10 +69,9 @@ pub(super) fn correlate<T: Real>(
             let inputs = &inputs[i * cell..][..cell];
             let scratch = &mut per_thread.get();
             let to = &to;
-            T::dispatch(
-                kernel,
-                Block { grid, direction, w, inputs, first, tiles, block, scratch, to, accumulate },
-            );
+            let block: Block<'_, T, PAIRS> =
+                Block { grid, w, inputs, first, tiles, block, scratch, to, accumulate };
+            dispatch::<T, PAIRS>(kernel, block);
         });
     }
     // A task has a block of channels only: what is finished are whole images.
@@ -78,7 +80,7 @@ pub(super) fn correlate<T: Real>(
 }
 
 /// Brings one tile to the points.
-struct Input<'a, T> {
+struct Input<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
     source: &'a [T],
     first: usize,
@@ -86,23 +88,22 @@ struct Input<'a, T> {
     cell: &'a SharedMut<'a, T>,
 }
 
-impl<T: Real> Task<T> for Input<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Input<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { grid, source, first, tile, cell } = self;
-        let depth = grid.in_c.next_multiple_of(V::LANES);
+        let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
         // SAFETY: the caller's promise; no other task has this tile of the cell.
         unsafe {
             let (to, stride) = (cell.at(tile * depth), point_stride::<T>(TILES * depth));
-            transform_inputs::<V>(grid, source, grid.place(first + tile), to, stride);
+            transform_inputs::<V, PAIRS>(grid, source, grid.place(first + tile), to, stride);
         }
     }
 }
 
 /// One block of target channels, for the tiles of a cell.
-struct Block<'a, T> {
+struct Block<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
-    direction: Direction,
     w: &'a [T],
     inputs: &'a [T],
     first: usize,
@@ -113,47 +114,36 @@ struct Block<'a, T> {
     accumulate: bool,
 }
 
-impl<T: Real> Task<T> for Block<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Block<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { grid, direction, w, block, tiles, .. } = self;
-        let depth = grid.in_c.next_multiple_of(V::LANES);
+        let Self { grid, w, block, tiles, .. } = self;
+        let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
         let input_stride = point_stride::<T>(TILES * depth);
         let product_stride = point_stride::<T>(TILES * block.padded);
-        let weight_stride = point_stride::<T>(DEPTH * block.padded);
-        let scratch = at_least(self.scratch, POINTS * (product_stride + weight_stride));
+        let rows = words::<PAIRS>(grid.in_c.min(DEPTH));
+        let weight_stride = point_stride::<T>(rows * block.padded);
+        let scratch = at_least(self.scratch, POINTS * product_stride + WINDOW * weight_stride);
         let (products, weights) = scratch.split_at_mut(POINTS * product_stride);
-        let (in_c, out_c) = match direction {
-            Direction::Forward => (grid.in_c, grid.out_c),
-            Direction::Backward => (grid.out_c, grid.in_c),
-        };
 
-        for k in (0..grid.in_c).step_by(DEPTH) {
-            let len = DEPTH.min(grid.in_c - k);
-            for row in (0..len).step_by(ROWS) {
-                let rows = Rows {
-                    w,
-                    in_c,
-                    out_c,
-                    direction,
-                    block,
-                    first: k + row,
-                    rows: ROWS.min(len - row),
-                };
-                // SAFETY: the caller's promise; weights has DEPTH rows a point.
-                unsafe {
-                    let to = weights.as_mut_ptr().add(row * block.padded);
-                    rows.transform::<V>(to, weight_stride);
-                }
-            }
-            let spans = [Span { offset: k, len }];
+        for first in (0..grid.in_c).step_by(DEPTH) {
+            let last = grid.in_c.min(first + DEPTH);
+            let rows = Rows { w, k: grid.in_c, n: grid.out_c, block, rows: first..last };
+            let spans = [Span { offset: words::<PAIRS>(first), len: words::<PAIRS>(last - first) }];
             for point in 0..POINTS {
+                let (line, column) = (point / WINDOW, point % WINDOW);
+                if column == 0 {
+                    // SAFETY: the caller's promise; weights has the rows at WINDOW points.
+                    unsafe {
+                        rows.transform_line::<V, PAIRS>(line, weights.as_mut_ptr(), weight_stride);
+                    }
+                }
                 let product = PointProduct {
                     rows: product::Rows {
                         spans: &spans,
-                        w: weights[point * weight_stride..].as_ptr(),
+                        w: weights[column * weight_stride..].as_ptr(),
                         last: V::LANES,
-                        load: k > 0,
+                        load: first > 0,
                     },
                     x: &self.inputs[point * input_stride..],
                     x_step: depth,
@@ -163,11 +153,11 @@ impl<T: Real> Task<T> for Block<'_, T> {
                 };
                 macro_rules! run {
                     ($pixels:literal, $vectors:literal) => {
-                        product.run::<V, $pixels, $vectors>()
+                        product.run::<V, PAIRS, $pixels, $vectors>()
                     };
                 }
                 // SAFETY: the caller's promise; inputs and products hold a row
-                // for each tile, weights one for each channel of the span.
+                // for each tile, weights one for each word of the span.
                 unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
             }
         }
