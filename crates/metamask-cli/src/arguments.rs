@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
 use crate::inspect::{InspectBoundsArguments, InspectDimensionsArguments};
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Export(ExportArguments),
     /// List the presets, or print one
     Presets(PresetsArguments),
+    /// Measure the speed of this machine at training, augmenting, evaluating
+    Bench(BenchArguments),
     /// List, fetch, verify and look at data sets
     Data(DataArguments),
 }

@@ -4,6 +4,7 @@
 //! and for the one line of an error; exit statuses are [`metamask_train::Code`]'s.
 
 mod arguments;
+mod bench;
 mod commands;
 mod data;
 mod data_arguments;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments).map(success),
         Command::Embed(arguments) => embed::run(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
+        Command::Bench(arguments) => bench::run(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),
     };
     match done {

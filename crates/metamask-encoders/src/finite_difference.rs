@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
-use metamask_ops::{BatchStats, Linearized, ParameterGroup};
+use metamask_ops::{BatchStats, Linearized, ParameterGroup, Watcher};
 
 use crate::Encoder;
 
@@ -63,6 +63,10 @@ impl<E: Encoder + 'static> Encoder for FiniteDifferenceTangent<E> {
 
     fn forward(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Tensor> {
         self.encoder.forward(views, theta, stats)
+    }
+
+    fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
+        self.encoder.watch(watcher);
     }
 
     /// The forward pass, and the difference as its tangent. θ must not be

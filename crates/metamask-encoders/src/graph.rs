@@ -3,8 +3,10 @@
 //! The backbones of this crate are graphs; one of your own is as few lines, and
 //! has gradient and exact tangent without a word about either.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Module, Result, Tensor, Var, bail};
-use metamask_ops::{BatchStats, Linearized, Network, ParameterGroup};
+use metamask_ops::{BatchStats, Linearized, Network, ParameterGroup, Watcher};
 use metamask_random::Key;
 
 use crate::{Encoder, initial_parameters, initial_running_statistics};
@@ -114,6 +116,10 @@ impl Encoder for GraphEncoder {
     fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
         self.network.linearize(views, self.flat(theta)?, &self.running_statistics[0].var, stats)
     }
+
+    fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
+        self.network.set_watcher(watcher);
+    }
 }
 
 impl Module for GraphEncoder {
@@ -185,6 +191,10 @@ macro_rules! encoder_by_graph {
                 stats: metamask_ops::BatchStats,
             ) -> candle_core::Result<metamask_ops::Linearized> {
                 self.0.linearize(views, theta, stats)
+            }
+
+            fn watch(&self, watcher: Option<std::sync::Arc<dyn metamask_ops::Watcher>>) {
+                self.0.watch(watcher);
             }
         }
 

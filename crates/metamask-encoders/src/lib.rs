@@ -18,6 +18,8 @@ mod initialisation;
 mod mlp;
 mod resnet;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 pub use config::{Architecture, EncoderConfig};
 pub use conv_net::{ConvNet, ConvNetConfig};
@@ -26,7 +28,7 @@ pub use fully_connected::{FullyConnected, FullyConnectedConfig};
 pub use graph::GraphEncoder;
 pub use initialisation::{initial_parameters, initial_running_statistics};
 pub use metamask_ops::BatchStats;
-use metamask_ops::{Linearized, ParameterGroup};
+use metamask_ops::{Linearized, ParameterGroup, Watcher};
 pub use mlp::{Mlp, MlpConfig};
 pub use resnet::{ResNet, ResNetConfig, Stem};
 
@@ -67,6 +69,12 @@ pub trait Encoder: Send + Sync {
         )
     }
 
+    /// Lets `watcher` see the steps of the encoder's passes, or nobody. An encoder of
+    /// one's own that runs no [`metamask_ops::Network`] has nothing to show.
+    fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
+        let _ = watcher;
+    }
+
     /// The number of trained numbers.
     fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|group| group.var.elem_count()).sum()
@@ -92,6 +100,10 @@ impl<E: Encoder + ?Sized> Encoder for Box<E> {
 
     fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {
         (**self).linearize(views, theta, stats)
+    }
+
+    fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
+        (**self).watch(watcher);
     }
 
     fn parameter_count(&self) -> usize {

@@ -17,6 +17,7 @@ mod memory;
 mod network;
 mod normalize;
 mod parameters;
+mod peak;
 mod precision;
 
 pub use differentiable::{Differentiable, Dual};
@@ -31,6 +32,7 @@ pub use memory::{give_back_freed_memory, keep_freed_memory};
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
+pub use peak::{copy_rate, multiply_add_rate};
 pub use precision::Precision;
 
 /// Which statistics batch normalisation uses, and whether it updates the

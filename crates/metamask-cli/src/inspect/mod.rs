@@ -23,6 +23,7 @@ use metamask_train::{
 
 pub(crate) use bounds::InspectBoundsArguments;
 pub(crate) use dimensions::InspectDimensionsArguments;
+pub(crate) use hypergradient::peak_mib;
 
 use crate::{
     arguments::{InspectArguments, InspectCommand},
@@ -115,7 +116,7 @@ fn protocol(config: &Config, State { step, epoch, .. }: State) -> String {
 }
 
 /// Writes a file that is not there yet: whole, or not at all.
-fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let made = OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = made.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => already_there(path),
@@ -129,7 +130,7 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Says so before minutes of work and not after, if a file is to be written and is there.
-fn expect_new(path: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn expect_new(path: Option<&Path>) -> Result<(), Failure> {
     match path {
         Some(path) if path.exists() => Err(already_there(path)),
         _ => Ok(()),

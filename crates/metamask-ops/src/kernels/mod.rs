@@ -13,6 +13,7 @@ mod batch_norm;
 mod conv2d;
 mod elementwise;
 mod linear;
+mod peak;
 mod pool;
 mod shared;
 mod simd;
@@ -30,6 +31,7 @@ pub(crate) use conv2d::{
 };
 pub(crate) use elementwise::{add, add_assign, relu, relu_backward};
 pub(crate) use linear::{LinearShape, linear_backward, linear_forward};
+pub(crate) use peak::multiply_adds;
 pub(crate) use pool::{
     PoolShape, avg_pool2d_backward, avg_pool2d_forward, global_avg_pool_backward,
     global_avg_pool_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent,
