@@ -32,7 +32,7 @@ pub use memory::{give_back_freed_memory, keep_freed_memory};
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
-pub use peak::{copy_rate, multiply_add_rate};
+pub use peak::{copy, multiply_adds};
 pub use precision::Precision;
 
 /// Which statistics batch normalisation uses, and whether it updates the

@@ -1,66 +1,56 @@
-//! What this machine does at most, measured: the mark for every rate.
-
-use std::time::{Duration, Instant};
+//! Work that does nothing but what a machine is fastest at: timed, the mark for
+//! every rate. Whoever wants a rate brings the clock.
 
 use rayon::prelude::*;
 
 use crate::{Precision, kernels};
 
-const TRIES: usize = 5;
-
-/// Multiplications and additions in a second, with operands in registers: of f32, or
-/// of bfloat16 for [`Precision::Bf16`]; all worker threads together, the best of
-/// five tries of some 20 ms each.
+/// Multiplies and adds in registers on all worker threads, `rounds` times into each
+/// vector that a tile of a matrix product holds: f32, or pairs of bfloat16 for
+/// [`Precision::Bf16`]. Returns the number of multiplications and additions.
 ///
-/// Convolutions by Winograd's method may seem to pass it: they have fewer
-/// multiplications than the definition that is counted.
-pub fn multiply_add_rate(precision: Precision) -> f64 {
-    let run = |rounds| match precision {
+/// Convolutions by Winograd's method may seem to pass the rate of this: they have
+/// fewer multiplications than the definition that is counted.
+pub fn multiply_adds(precision: Precision, rounds: u64) -> u64 {
+    let run = || match precision {
         Precision::Exact | Precision::Fast => kernels::multiply_adds::<false>(rounds),
         Precision::Bf16 => kernels::multiply_adds::<true>(rounds),
     };
-    let mut rounds = 1 << 10;
-    let once = |rounds| {
-        let start = Instant::now();
-        let operations: u64 = rayon::broadcast(|_| run(rounds)).iter().sum();
-        (operations, start.elapsed())
-    };
-    while once(rounds).1 < Duration::from_millis(20) {
-        rounds *= 2;
-    }
-    best((0..TRIES).map(|_| once(rounds)))
+    rayon::broadcast(|_| run()).iter().sum()
 }
 
-/// Bytes read and written in a second by a copy that no cache holds (128 MiB), all
-/// worker threads together, the best of five tries.
-pub fn copy_rate() -> f64 {
-    const ELEMENTS: usize = 1 << 25;
-    let source = vec![1.0_f32; ELEMENTS];
-    let mut target = vec![0.0_f32; ELEMENTS];
-    best((0..TRIES).map(|_| {
-        let start = Instant::now();
-        let parts = target.par_chunks_mut(1 << 16).zip(source.par_chunks(1 << 16));
-        parts.for_each(|(to, from)| to.copy_from_slice(from));
-        ((2 * size_of_val(&*source)) as u64, start.elapsed())
-    }))
-}
-
-fn best(tries: impl Iterator<Item = (u64, Duration)>) -> f64 {
-    tries.map(|(amount, time)| amount as f64 / time.as_secs_f64()).fold(0.0, f64::max)
+/// Copies by all worker threads.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn copy(source: &[f32], target: &mut [f32]) {
+    const PART: usize = 1 << 16;
+    assert_eq!(source.len(), target.len(), "copy: lengths differ");
+    let parts = target.par_chunks_mut(PART).zip(source.par_chunks(PART));
+    parts.for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads;
 
     #[test]
-    fn rates_are_of_this_world() {
-        // Any CPU of these ten years does a billion, none a hundred million million.
+    fn operations_are_counted_and_grow_with_the_rounds() {
         for precision in [Precision::Exact, Precision::Bf16] {
-            let rate = multiply_add_rate(precision);
-            assert!((1e9..1e14).contains(&rate), "{precision:?}: {rate:e}");
+            let [once, thrice] = [1, 3].map(|rounds| multiply_adds(precision, rounds));
+            assert_eq!(thrice, 3 * once);
+            assert_eq!(once % (2 * threads() as u64), 0, "of every thread the same");
         }
-        let rate = copy_rate();
-        assert!((1e8..1e13).contains(&rate), "{rate:e}");
+        let ratio = multiply_adds(Precision::Bf16, 1) / multiply_adds(Precision::Exact, 1);
+        assert_eq!(ratio, 2, "a word of two");
+    }
+
+    #[test]
+    fn everything_is_copied() {
+        let source: Vec<f32> = (0..(1 << 16) + 7).map(|i| i as f32).collect();
+        let mut target = vec![0.0; source.len()];
+        copy(&source, &mut target);
+        assert_eq!(source, target);
     }
 }

@@ -40,6 +40,24 @@ const fn step(arguments: &'static str) -> Ours {
     Ours { package: "metamask-train", bench: "training_step", arguments, environment: &[] }
 }
 
+const fn meta_step(arguments: &'static str) -> Ours {
+    Ours { package: "metamask-train", bench: "meta_step", arguments, environment: &[] }
+}
+
+/// PyTorch's program of the whole method, in both layouts.
+macro_rules! torch_meta {
+    ($mode:literal) => {
+        &[
+            peer("eager", "torch_meta_step.py", concat!("--drr --mode ", $mode)),
+            peer(
+                "channels_last",
+                "torch_meta_step.py",
+                concat!("--drr --channels-last --mode ", $mode),
+            ),
+        ]
+    };
+}
+
 /// PyTorch in its four modes, with arguments that all of them get.
 macro_rules! torch {
     ($arguments:literal) => {
@@ -108,8 +126,8 @@ pub(super) const ROWS: &[Row] = &[
     ),
     time(
         "step_bf16_b64",
-        "batch 64, theirs with bf16 autocast, ours in f32 still",
-        step("--batch 64"),
+        "batch 64, precision bf16, theirs with bf16 autocast",
+        step("--batch 64 --precision bf16"),
         torch!("--batch 64 --bf16"),
         0.65,
     ),
@@ -165,6 +183,26 @@ pub(super) const ROWS: &[Row] = &[
             0.55,
         )
     },
+    time(
+        "metamask_shared_exact",
+        "SimCLR + L_drr + MetaMask, shared, exact; theirs by create_graph",
+        meta_step(
+            "--set meta.virtual_step=shared --set meta.hypergradient=exact \
+             --set objective.redundancy_weight=1",
+        ),
+        torch_meta!("create-graph"),
+        0.5,
+    ),
+    time(
+        "metamask_authors",
+        "the authors' step: after-regular, finite-difference",
+        meta_step(
+            "--set meta.virtual_step=after-regular --set meta.hypergradient=finite-difference \
+             --set objective.redundancy_weight=1",
+        ),
+        torch_meta!("authors"),
+        0.5,
+    ),
     time(
         "knn",
         "kNN, 10,000 queries, 50,000 x 512, k = 200",

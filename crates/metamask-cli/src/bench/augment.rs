@@ -87,8 +87,9 @@ pub(super) fn run(arguments: &BenchAugmentArguments) -> anyhow::Result<()> {
     let _ =
         writeln!(text, "{whole:.1} ms, {} views/s, {} a core\n", grouped(rate), grouped(per_core));
     let _ = writeln!(text, "{:22}  {:>8}  {:>6}", "transform of view a", "us/view", "share");
+    let sum: f64 = parts.iter().map(|part| part.1).sum();
     for (name, ms) in &parts {
-        let _ = writeln!(text, "{name:22}  {:>8.2}  {:>6}", 1e3 * ms / views, percent(ms / before));
+        let _ = writeln!(text, "{name:22}  {:>8.2}  {:>6}", 1e3 * ms / views, percent(ms / sum));
     }
     print::to_stdout(&text)
 }

@@ -3,13 +3,13 @@
 use candle_core::{Device, Tensor};
 use clap::Args;
 use metamask_eval::{Knn, knn_predict};
-use metamask_ops::{Precision, multiply_add_rate};
+use metamask_ops::Precision;
 use metamask_random::{Key, Purpose};
 use metamask_train::{Code, Failure};
 use serde_json::json;
 
 use super::profile::percent;
-use super::{Common, grouped, machine, median, times};
+use super::{Common, grouped, machine, median, peak, times};
 use crate::{inspect, print};
 
 #[derive(Args, Debug)]
@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
     })?;
     let ms = median(&times);
     let gflops = 2e-6 * f64::from(queries) * f64::from(bank) * f64::from(dim) / ms;
-    let peak = 1e-9 * multiply_add_rate(Precision::Exact);
+    let peak = peak::gflops(Precision::Exact);
     let rate = 1e3 * f64::from(queries) / ms;
     if common.json {
         let value = json!({

@@ -3,6 +3,7 @@
 mod augment;
 mod growth;
 mod knn;
+mod peak;
 mod profile;
 mod step;
 
@@ -15,6 +16,11 @@ use metamask_train::{Config, presets};
 use crate::commands::set_threads;
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask bench step --profile
+  metamask bench augment
+  metamask bench knn")]
 pub(crate) struct BenchArguments {
     #[command(subcommand)]
     command: BenchCommand,

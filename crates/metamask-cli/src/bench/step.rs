@@ -5,7 +5,6 @@ use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Instant};
 use candle_core::{DType, Tensor};
 use clap::Args;
 use metamask_data::{Images, Unlabelled};
-use metamask_ops::{copy_rate, multiply_add_rate};
 use metamask_random::{Key, Purpose};
 use metamask_train::{
     Config, Learner, Moment,
@@ -17,7 +16,7 @@ use metamask_train::{
 use serde_json::json;
 
 use super::profile::{Profile, Sum, percent};
-use super::{Common, Settings, grouped, growth, machine, median, milliseconds};
+use super::{Common, Settings, grouped, growth, machine, median, milliseconds, peak};
 use crate::{inspect, print};
 
 #[derive(Args, Debug)]
@@ -62,7 +61,7 @@ pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
     }
     let profile = Arc::new(Profile::new());
     let taken = measure(&config, usize::from(arguments.steps), Some(&profile))?;
-    let peaks = (1e-9 * multiply_add_rate(config.engine.precision.into()), 1e-9 * copy_rate());
+    let peaks = (peak::gflops(config.engine.precision.into()), peak::copied_gigabytes());
     let totals = profile.totals();
     if let Some(path) = &arguments.trace {
         inspect::write_new(path, &profile.trace().to_string())?;
