@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::bad_input::assert_refused;
-use crate::support::{Metamask, read, sorted_names};
+use crate::support::{Finished, Metamask, read, sorted_names};
 
 /// A folder `photos` with two pictures, one of them below another folder, and a text.
 fn photos(metamask: &Metamask) {
@@ -91,4 +91,61 @@ fn a_damaged_image_is_named_or_left_out() {
     assert_refused(&none, 65, "DATA", &["none", "has no image"]);
     let gone = metamask.run(&["embed", "a", "--images", "gone", "--out", "n.csv"]);
     assert_refused(&gone, 66, "MISSING", &["gone"]);
+}
+
+/// A PNG of `width` x `height` whose head is whole and whose pixels are not there.
+fn head_of_png(width: u32, height: u32) -> Vec<u8> {
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    png.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+    png.extend([8, 2, 0, 0, 0]);
+    let mut sum = flate2::Crc::new();
+    sum.update(&png[12..]);
+    png.extend(sum.sum().to_be_bytes());
+    png
+}
+
+#[test]
+fn hostile_files_are_left_out_within_bounds_and_no_panic_escapes() {
+    let Some(metamask) = Metamask::find() else { return };
+    metamask.succeed(&metamask.tiny_run("a"));
+    photos(&metamask);
+    let whole = read(&metamask.path("photos/b/z.png"));
+    let mut hostile = vec![
+        head_of_png(60_000, 60_000),
+        head_of_png(16_384, 16_384),
+        head_of_png(0, 7),
+        b"<!DOCTYPE html><h1>403</h1>".to_vec(),
+        b"version https://git-lfs.github.com/spec/v1".to_vec(),
+        b"\xff\xd8\xff\xe1\xff\xffExif\0\0MM\0*\xff\xff\xff\xff".to_vec(),
+        b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x10\0\0\0\xff\xff\xff\xff\xff\xff".to_vec(),
+    ];
+    // Cut and bent in many places: the checksums see it, or the inflater does.
+    hostile.extend((0..40).map(|i| {
+        let mut bytes = whole[..whole.len() - i * whole.len() / 80].to_vec();
+        let at = 8 + i * (bytes.len() - 9) / 40;
+        bytes[at] ^= 0x5a;
+        bytes
+    }));
+    let n = hostile.len() + 2;
+    for (i, bytes) in hostile.iter().enumerate() {
+        fs::write(metamask.path(&format!("photos/h{i:02}.png")), bytes).expect("written");
+    }
+    // A pipe would wait for ever, a link leads nowhere.
+    let pipe = metamask.path("photos/pipe.jpg");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("it starts");
+    assert!(made.success());
+    std::os::unix::fs::symlink("nowhere", metamask.path("photos/link.webp")).expect("made");
+
+    let arguments = ["embed", "a", "--images", "photos", "--out", "f.csv"];
+    let failed = metamask.run(&arguments);
+    assert_refused(&failed, 65, "DATA", &["photos/h00.png", "exceeds limit"]);
+    // Four gigabytes of addresses are enough for two threads and 256 MiB of pixels each.
+    let limited = ["-c", "ulimit -v 4000000; exec \"$0\" \"$@\""];
+    let skipping = [&arguments[..], &["--bad-images", "skip", "--threads", "2"]].concat();
+    let done = metamask.under("sh", &limited, &skipping).output().expect("sh starts");
+    let done = Finished::from(done);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout.starts_with("2 images of photos"), "{}", done.stdout);
+    assert!(done.stderr.contains(&format!("{n} damaged files left out")), "{}", done.stderr);
+    assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
 }

@@ -1,6 +1,6 @@
 //! Opening files of a data set, and saying what a wrong one is.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,12 +11,11 @@ pub(crate) const LIMIT: usize = 64 << 20;
 
 /// Opens a plain file; `expected` says what it should be.
 pub(crate) fn open(path: &Path, expected: &str) -> Result<File, DataError> {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    // A pipe or a device could go on for ever.
-    if !file.metadata().map_err(|error| unreadable(path, &error))?.is_file() {
+    // A pipe would not even open before somebody writes, and a device could go on for ever.
+    if !fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_file() {
         return Err(DataError::kind(path, "no plain file", expected));
     }
-    Ok(file)
+    File::open(path).map_err(|error| unreadable(path, &error))
 }
 
 /// The system does not give the file's bytes.

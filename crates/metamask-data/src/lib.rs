@@ -59,6 +59,7 @@ pub use guard::panic_is_guarded;
 pub use images::Images;
 pub use load::{LoadOptions, load};
 pub use manifest::{Counts, Download, HubFile, HubRepository, KnownFile, Layout, Manifest};
+pub use picture::{Picture, read_picture};
 pub use places::Places;
 pub use preview::{Tile, captioned_sheet, contact_sheet, save_png};
 pub use report::{Event, Reporter, Unit};

@@ -7,7 +7,8 @@
 //! by `fast_image_resize`, bilinear with antialiasing.
 
 use std::borrow::Cow;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
+use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
 use fast_image_resize::images::{Image, ImageRef};
@@ -15,6 +16,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use crate::error::DataError;
+use crate::file;
 use crate::guard::guarded;
 use crate::images::Images;
 
@@ -27,11 +30,34 @@ const BUDGET: u64 = 320 << 20;
 /// No encoded picture is larger.
 pub(crate) const FILE_LIMIT: u64 = 256 << 20;
 
-/// RGB bytes with their rows and columns.
-pub(crate) struct Picture {
+/// A decoded picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// RGB, `[height, width, 3]`.
     pub bytes: Vec<u8>,
+    /// Rows.
     pub height: usize,
+    /// Columns.
     pub width: usize,
+}
+
+/// Reads a picture's file (JPEG, PNG or WebP), upright, at its own size.
+///
+/// Grey is repeated, alpha is dropped, CMYK converted, 16 bits scaled to 8. The
+/// file is untrusted: its length, the picture's sides and the memory of all that
+/// are decoded at once are bounded, and no panic of a decoder escapes.
+///
+/// # Errors
+/// If the file cannot be read or is no picture within the bounds.
+pub fn read_picture(path: &Path) -> Result<Picture, DataError> {
+    let mut bytes = Vec::new();
+    let read = file::open(path, "a picture")?.take(FILE_LIMIT + 1).read_to_end(&mut bytes);
+    read.map_err(|error| file::unreadable(path, &error))?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        let expected = format!("a picture of at most {} MiB", FILE_LIMIT >> 20);
+        return Err(DataError::content(path, "a longer file", expected));
+    }
+    decode(&bytes).map_err(|found| DataError::content(path, found, "a picture"))
 }
 
 /// Decodes a picture, upright.

@@ -8,14 +8,13 @@
 mod write;
 
 use std::{
-    fs::{self, File},
-    io::{BufReader, Cursor, Read},
+    fs,
     path::{Path, PathBuf},
 };
 
 use candle_core::{DType, Device, Tensor};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientation};
 use metamask_augment::{ImageBatch, Pipeline, evaluation, evaluation_views, to_tensor};
+use metamask_data::{Picture, read_picture};
 use metamask_ops::BatchStats;
 use rayon::prelude::*;
 
@@ -31,11 +30,10 @@ pub use write::EmbeddingFiles;
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 const MAX_DEPTH: usize = 16;
 const MAX_FILES: usize = 4_000_000;
-/// No encoded image is larger.
-const MAX_FILE_BYTES: u64 = 256 << 20;
-/// No image may have a longer side, or need more memory when it is decoded.
-const MAX_SIDE: u32 = 16_384;
-const MAX_DECODED_BYTES: u64 = 256 << 20;
+/// A picture longer than so many of its shorter sides loses its ends before it is
+/// resized: only the middle square is looked at, and a sliver grows when its shorter
+/// side is brought to the run's size.
+const MAX_ASPECT: usize = 8;
 
 /// What happens at a file that is no image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,46 +166,28 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
 
 /// What the encoder sees of an image's file, `[size, size, 3]`.
 fn view(path: &Path, pipeline: &Pipeline) -> Result<Vec<f32>, Failure> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| BufReader::new(file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::io(path, "read", &error))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("has more than {MAX_FILE_BYTES} bytes, expected an image");
-        return Err(Failure::at(Code::Data, path, message));
-    }
-    let picture = decode(&bytes).map_err(|what| Failure::at(Code::Data, path, what))?;
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    ImageBatch::new(picture.as_raw(), height, width)
+    let failed = |error: anyhow::Error| match Failure::from_data(error).downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::at(Code::Data, path, error),
+    };
+    let picture = within_aspect(read_picture(path).map_err(|error| failed(error.into()))?);
+    ImageBatch::new(&picture.bytes, picture.height, picture.width)
         .and_then(|batch| evaluation_views(pipeline, batch, &[0]))
         .map_err(|error| Failure::at(Code::Data, path, error))
 }
 
-/// Upright RGB bytes. Grey is repeated, alpha is dropped.
-fn decode(bytes: &[u8]) -> Result<image::RgbImage, String> {
-    let say = |error: &dyn std::fmt::Display| {
-        let error: String = error.to_string().chars().filter(|c| !c.is_control()).collect();
-        format!("is a damaged image, or none: {error}")
-    };
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| say(&e))?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| say(&e))?;
-    let (width, height) = decoder.dimensions();
-    if width > MAX_SIDE || height > MAX_SIDE || decoder.total_bytes() > MAX_DECODED_BYTES {
-        return Err(format!(
-            "is an image of {width} x {height}, expected at most {MAX_SIDE} a side and {} MiB",
-            MAX_DECODED_BYTES >> 20
-        ));
+/// The middle of a picture that is longer than [`MAX_ASPECT`] of its shorter sides.
+fn within_aspect(picture: Picture) -> Picture {
+    let Picture { bytes, height, width } = picture;
+    let limit = MAX_ASPECT * height.min(width);
+    let (rows, columns) = (height.min(limit), width.min(limit));
+    if (rows, columns) == (height, width) {
+        return Picture { bytes, height, width };
     }
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| say(&e))?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    let (top, left) = ((height - rows) / 2, (width - columns) / 2);
+    let row = |y: usize| &bytes[((top + y) * width + left) * 3..][..columns * 3];
+    let middle = (0..rows).flat_map(row).copied().collect();
+    Picture { bytes: middle, height: rows, width: columns }
 }
 
 /// A line about what was left out, if anything was.
@@ -220,5 +200,24 @@ pub fn skipped_line(skipped: &[Failure], folder: &Path) -> Option<String> {
             skipped.len(),
             first.message
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sliver_keeps_its_middle_and_a_panorama_is_left_alone() {
+        // 1 x 100: columns 46 to 53 are the middle eight.
+        let bytes: Vec<u8> = (0..100).flat_map(|x| [x; 3]).collect();
+        let lying = Picture { bytes: bytes.clone(), height: 1, width: 100 };
+        let middle = within_aspect(lying);
+        assert_eq!((middle.height, middle.width), (1, 8));
+        assert_eq!(middle.bytes, (46..54).flat_map(|x| [x; 3]).collect::<Vec<u8>>());
+        let standing = within_aspect(Picture { bytes, height: 100, width: 1 });
+        assert_eq!((standing.height, standing.width, standing.bytes), (8, 1, middle.bytes));
+        let panorama = Picture { bytes: vec![7; 2 * 16 * 3], height: 2, width: 16 };
+        assert_eq!(within_aspect(panorama.clone()), panorama);
     }
 }
