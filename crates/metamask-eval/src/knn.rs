@@ -46,21 +46,54 @@ pub fn knn_predict(
     knn: Knn,
     n_classes: usize,
 ) -> Result<Vec<u32>> {
-    let bank = unit_rows(&checked_features("knn_predict", bank)?)?; // [N, D]
-    let queries = unit_rows(&checked_features("knn_predict", queries)?)?; // [M, D]
-    let (n_bank, n_queries) = (bank.dim(0)?, queries.dim(0)?);
-    if bank.dim(1)? != queries.dim(1)? {
-        let (expected, got) = (bank.dim(1)?, queries.dim(1)?);
-        bail!("knn_predict: queries must have the bank's width, expected {expected}, got {got}");
-    }
+    let n_bank = checked_widths("knn_predict", bank, queries)?;
     check_labels("knn_predict", bank_labels, n_bank, n_classes)?;
     knn.check(n_bank)?;
+    search("knn_predict", bank, queries, knn.k, |nearest| knn.vote(nearest, bank_labels, n_classes))
+}
 
-    let mut predictions = Vec::with_capacity(n_queries);
+/// The k features of the bank with the highest cosine to each query, the nearest first:
+/// their cosines and indices. Of equal ones those come first that do in the bank.
+///
+/// Computed as in [`knn_predict`].
+///
+/// # Shapes
+/// `bank`: `[n, dim]`, `queries`: `[m, dim]`, k from 1 to n. Returns m lists of k.
+/// # Errors
+/// If shapes or k do not fit, or a feature is not finite.
+pub fn nearest(bank: &Tensor, queries: &Tensor, k: usize) -> Result<Vec<Vec<(f32, usize)>>> {
+    let n_bank = checked_widths("nearest", bank, queries)?;
+    if !(1..=n_bank).contains(&k) {
+        bail!("nearest: k must be from 1 to the bank's size {n_bank}, got {k}");
+    }
+    search("nearest", bank, queries, k, Nearest::sorted)
+}
+
+/// The bank's size, where the queries have its width.
+fn checked_widths(operation: &str, bank: &Tensor, queries: &Tensor) -> Result<usize> {
+    let ((n_bank, expected), (_, got)) = (bank.dims2()?, queries.dims2()?);
+    if expected != got {
+        bail!("{operation}: queries must have the bank's width, expected {expected}, got {got}");
+    }
+    Ok(n_bank)
+}
+
+/// What `finish` makes of each query's nearest.
+fn search<T: Send>(
+    operation: &str,
+    bank: &Tensor,
+    queries: &Tensor,
+    k: usize,
+    finish: impl Fn(Nearest) -> T + Sync,
+) -> Result<Vec<T>> {
+    let bank = unit_rows(&checked_features(operation, bank)?)?; // [N, D]
+    let queries = unit_rows(&checked_features(operation, queries)?)?; // [M, D]
+    let (n_bank, n_queries) = (bank.dim(0)?, queries.dim(0)?);
+    let mut found = Vec::with_capacity(n_queries);
     for first in (0..n_queries).step_by(QUERIES) {
         let rows = QUERIES.min(n_queries - first);
         let queries = queries.narrow(0, first, rows)?;
-        let mut nearest: Vec<_> = (0..rows).map(|_| Nearest::new(knn.k)).collect();
+        let mut nearest: Vec<_> = (0..rows).map(|_| Nearest::new(k)).collect();
         for start in (0..n_bank).step_by(BANK) {
             let bank = bank.narrow(0, start, BANK.min(n_bank - start))?;
             let cosines = queries.matmul(&bank.t()?)?; // [rows, BANK]
@@ -71,11 +104,9 @@ pub fn knn_predict(
                 .zip(cosines.par_chunks_exact(width))
                 .for_each(|(nearest, cosines)| nearest.offer(cosines, start));
         }
-        predictions.par_extend(
-            nearest.into_par_iter().map(|nearest| knn.vote(nearest, bank_labels, n_classes)),
-        );
+        found.par_extend(nearest.into_par_iter().map(&finish));
     }
-    Ok(predictions)
+    Ok(found)
 }
 
 /// Queries and features of the bank that are multiplied at a time: large enough
@@ -251,6 +282,20 @@ mod tests {
             let expected = written_out(&bank, &labels, &queries, knn, 4)?;
             assert_eq!(knn_predict(&bank, &labels, &queries, knn, 4)?, expected, "{knn:?}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_nearest_come_in_order_with_their_cosines() -> Result<()> {
+        // At 0, 45, 90 and 180 degrees of the query; the last two are one direction.
+        let bank = rows(&[[0.0, 2.0], [1.0, 1.0], [-3.0, 0.0], [5.0, 0.0], [1.0, 0.0]])?;
+        let found = nearest(&bank, &rows(&[[0.5, 0.0]])?, 4)?;
+        let (cosines, indices): (Vec<f32>, Vec<usize>) = found[0].iter().copied().unzip();
+        assert_eq!(indices, [3, 4, 1, 0]);
+        for (found, expected) in cosines.iter().zip([1.0, 1.0, 0.5f32.sqrt(), 0.0]) {
+            assert!((found - expected).abs() < 1e-6, "{cosines:?}");
+        }
+        assert!(nearest(&bank, &bank, 0).is_err() && nearest(&bank, &bank, 6).is_err());
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod dimensions;
 mod eigenvalues;
 mod joint_variance;
 mod knn;
+mod label_subset;
 mod leave_one_out;
 mod linear_probe;
 mod microscope;
@@ -34,7 +35,8 @@ pub use dimensions::{
     DimensionSpread, dead_dimensions, dimension_std, effective_rank, embedding_spread,
 };
 pub use joint_variance::{JointVarianceShare, joint_variance_share};
-pub use knn::{Knn, knn_predict};
+pub use knn::{Knn, knn_predict, nearest};
+pub use label_subset::label_subset;
 pub use leave_one_out::{LeaveOneOut, leave_one_out};
 pub use linear_probe::{LinearClassifier, LinearProbe};
 pub use microscope::{
