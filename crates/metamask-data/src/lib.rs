@@ -49,6 +49,7 @@ mod split;
 mod status;
 mod stl;
 mod tiny_imagenet;
+mod weights;
 
 pub use batches::{Batches, epoch_order};
 pub use dataset::{Dataset, Factor, FactorGroup, FactorKind, Factors, Labelled, Unlabelled};
@@ -70,3 +71,4 @@ pub use source::Origin;
 pub use spec::DatasetSpec;
 pub use split::Split;
 pub use status::{Status, Verified, status, verify};
+pub use weights::HubWeights;

@@ -16,8 +16,7 @@ const LIMIT: u64 = 1 << 20;
 /// The commits and digests of first use.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
-    /// Where they are written; only a download does.
-    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
+    /// Where they are written.
     path: PathBuf,
     kept: Kept,
 }
@@ -84,7 +83,6 @@ impl Pins {
         self.write()
     }
 
-    #[cfg(feature = "hub")]
     pub(crate) fn keep_file(
         &mut self,
         path: &str,
@@ -96,7 +94,6 @@ impl Pins {
         self.write()
     }
 
-    #[cfg(feature = "hub")]
     fn write(&self) -> Result<(), DataError> {
         use std::io::Write;
 

@@ -11,13 +11,15 @@ mod fetcher;
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::manifest::{HubRepository, Layout, Manifest, is_hex};
 use crate::pins::Pins;
 use crate::places::Places;
+use crate::report::Reporter;
 use crate::source::{Found, Origin, search};
+use crate::weights::{self, HubWeights};
 use fetcher::{Expected, Fetcher};
 
 /// The hub's address unless `HF_ENDPOINT` names another.
@@ -229,7 +231,7 @@ fn fetch_hub(manifest: &Manifest, places: &Places, network: &Network) -> Result<
             let url = resolve_url(&network.endpoint, &hub.repository, &commit, &file.path);
             let path = folder.join(&file.path);
             let known = pins.file(&file.path);
-            let (bytes, sha256) = match (file.bytes, &file.sha256, known) {
+            let (bytes, sha256) = match (file.bytes, &file.sha256, known.clone()) {
                 (Some(bytes), Some(sha256), _) => (bytes, sha256.clone()),
                 (_, _, Some(known)) => known,
                 (bytes, sha256, None) => {
@@ -247,18 +249,63 @@ fn fetch_hub(manifest: &Manifest, places: &Places, network: &Network) -> Result<
                             DataError::download(message)
                         })?,
                     };
-                    pins.keep_file(&file.path, told_bytes, &sha256)?;
-                    if file.sha256.is_none() {
-                        places.report.note(format!(
-                            "{}: unpinned, nobody published its digest; from now on it is sha256 {sha256}",
-                            file.path
-                        ));
-                    }
                     (told_bytes, sha256)
                 }
             };
-            fetcher.file(&url, &path, &Expected { bytes, sha256: Some(sha256), md5: None })?;
+            let expected = Expected { bytes, sha256: Some(sha256.clone()), md5: None };
+            fetcher.file(&url, &path, &expected)?;
+            let is_published = file.bytes.is_some() && file.sha256.is_some();
+            if !is_published && known.is_none() {
+                // Only what arrived whole is a first use: a page that says no is none.
+                pins.keep_file(&file.path, bytes, &sha256)?;
+                if file.sha256.is_none() {
+                    places.report.note(format!(
+                        "{}: unpinned, nobody published its digest; from now on it is sha256 {sha256}",
+                        file.path
+                    ));
+                }
+            }
         }
+    }
+    Ok(())
+}
+
+/// Fetches somebody's weights into their folder of our cache; what is there stays.
+pub(crate) fn fetch_weights(
+    weights: &HubWeights,
+    network: &Network,
+    folder: &Path,
+    report: &Reporter,
+) -> Result<(), DataError> {
+    fs::create_dir_all(folder).map_err(|error| DataError::io(folder, "write", &error))?;
+    let fetcher = Fetcher::new(network, report.clone())?;
+    let _lock = fetcher.lock(&folder.join("fetch.lock"))?;
+    let mut pins = Pins::read(folder)?;
+    let endpoint = network.endpoint.trim_end_matches('/');
+    let (repository, commit) = (weights.repository(), weights.commit());
+    let url = format!("{endpoint}/{repository}/resolve/{commit}/{}", weights::FILE);
+    let known = pins.file(weights::FILE);
+    let (bytes, sha256) = match &known {
+        Some(known) => known.clone(),
+        None => {
+            let (bytes, sha256) = fetcher.announced(&url)?;
+            if bytes > weights::LIMIT {
+                let limit = weights::LIMIT;
+                let message = format!("{weights}: {bytes} bytes announced, at most {limit}");
+                return Err(DataError::download(message));
+            }
+            let sha256 = sha256.ok_or_else(|| {
+                DataError::download(format!("{weights}: the server names no digest"))
+            })?;
+            (bytes, sha256)
+        }
+    };
+    let expected = Expected { bytes, sha256: Some(sha256.clone()), md5: None };
+    fetcher.file(&url, &folder.join(weights::FILE), &expected)?;
+    if known.is_none() {
+        // Only what arrived whole is a first use: a page that says no is none.
+        pins.keep_file(weights::FILE, bytes, &sha256)?;
+        report.note(weights::unpinned(weights, &sha256));
     }
     Ok(())
 }

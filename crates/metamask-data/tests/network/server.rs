@@ -52,6 +52,8 @@ pub enum Mode {
     Loop,
     /// An answer to another range than was asked for.
     WrongRange,
+    /// Another length than the file's, as the hub announces it.
+    Claims(u64),
     /// Nothing at all.
     Closes,
 }
@@ -241,6 +243,10 @@ impl State {
             Mode::WrongRange => {
                 let range = format!("bytes {}-{}/{all}", start + 1, all - 1);
                 reply(&mut out, "206 Partial Content", &[("Content-Range", range)], body)
+            }
+            Mode::Claims(bytes) => {
+                headers.push(("X-Linked-Size", bytes.to_string()));
+                reply(&mut out, status, &headers, body)
             }
             Mode::Closes => Ok(()),
         }
