@@ -2,6 +2,7 @@
 #![cfg(feature = "hub")]
 
 mod server;
+mod tls;
 mod weights;
 
 use std::fs;
