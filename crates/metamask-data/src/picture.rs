@@ -69,6 +69,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Picture, String> {
 }
 
 fn decode_unguarded(bytes: &[u8]) -> Result<Picture, String> {
+    if bytes.starts_with(&[0xff, JPEG_START]) && !jpeg_ends(bytes) {
+        // The decoder would fill the rest with grey and say nothing.
+        return Err("a damaged picture (a JPEG that is cut off)".into());
+    }
     let mut decoder = decoder(bytes)?;
     let (width, height) = decoder.dimensions();
     let n_bytes = decoder.total_bytes();
@@ -86,6 +90,34 @@ fn decode_unguarded(bytes: &[u8]) -> Result<Picture, String> {
     let rgb = picture.into_rgb8();
     let (width, height) = rgb.dimensions();
     Ok(Picture { bytes: rgb.into_raw(), height: height as usize, width: width as usize })
+}
+
+const JPEG_START: u8 = 0xd8;
+const JPEG_END: u8 = 0xd9;
+
+/// Whether a JPEG goes on to its end marker: segments with their lengths, and behind
+/// each head of a scan its bytes, in which FF is followed by 0 or a restart's number
+/// (ITU T.81, B.1.1). A thumbnail's own end lies within a segment.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // The next marker; FF may stand before it any number of times.
+        let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff))
+        else {
+            return false;
+        };
+        at += found + 1;
+        let Some(&marker) = bytes.get(at) else { return false };
+        match marker {
+            0xff => continue,
+            JPEG_END => return true,
+            0 | 0x01 | 0xd0..=0xd7 | JPEG_START => at += 1,
+            _ => {
+                let Some(&[high, low]) = bytes.get(at + 1..at + 3) else { return false };
+                at += 1 + usize::from(u16::from_be_bytes([high, low]));
+            }
+        }
+    }
 }
 
 /// Rows and columns of a picture once upright, from its head alone.
@@ -254,6 +286,24 @@ mod tests {
         let crc = crc32(&forged[12..29]);
         forged[29..33].copy_from_slice(&crc.to_be_bytes());
         assert!(decode(&forged).is_err());
+    }
+
+    #[test]
+    fn a_jpeg_that_is_cut_off_is_none_wherever_the_cut_is() {
+        let mut bytes = Cursor::new(Vec::new());
+        slopes(24, 24).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        let whole = bytes.into_inner();
+        assert!(decode(&whole).is_ok());
+        for end in 3..whole.len() {
+            let error = decode(&whole[..end]).expect_err("cut off");
+            assert!(error.starts_with("a damaged picture"), "{end}: {error}");
+        }
+        // What some cameras put behind the end is no damage, and a thumbnail's end is no end.
+        assert_eq!(decode(&[&whole[..], b"more"].concat()), decode(&whole));
+        let thumbnail = [&[0xff, 0xe1, 0, 10][..], b"Exif\0\0\xff\xd9"].concat();
+        let with = [&whole[..2], &thumbnail, &whole[2..]].concat();
+        assert_eq!(decode(&with), decode(&whole));
+        assert!(decode(&with[..with.len() - 2]).is_err());
     }
 
     fn crc32(bytes: &[u8]) -> u32 {
