@@ -115,6 +115,28 @@ impl Dataset {
         sums(&self.test.images).iter().filter(|sum| train.binary_search(sum).is_ok()).count()
     }
 
+    /// The training images to fit a probe on: those that equal a test image byte for
+    /// byte are left out, and counted. What is judged on the test images has then
+    /// seen none of them.
+    pub fn training_without_test_images(&self) -> (Labelled, usize) {
+        let sum = |image: &[u8]| -> [u8; 32] { Sha256::digest(image).into() };
+        let sums = |images: &Images| -> Vec<[u8; 32]> {
+            images.bytes().par_chunks_exact(images.image_size()).map(sum).collect()
+        };
+        let mut test = sums(&self.test.images);
+        test.sort_unstable();
+        let train = sums(&self.train.images);
+        let kept: Vec<u32> = (0u32..)
+            .zip(&train)
+            .filter(|(_, sum)| test.binary_search(sum).is_err())
+            .map(|(i, _)| i)
+            .collect();
+        match kept.len() == train.len() {
+            true => (self.train.clone(), 0),
+            false => (self.train.select(&kept), train.len() - kept.len()),
+        }
+    }
+
     /// SHA-256 over all images and labels, in lower-case hexadecimal.
     ///
     /// Two runs with one fingerprint have seen the same data.
@@ -409,6 +431,18 @@ mod tests {
     fn test_images_among_the_training_images_are_counted() {
         assert_eq!(ten().n_test_in_train(), 10);
         assert_eq!(ten().with_validation(3).unwrap().n_test_in_train(), 0);
+    }
+
+    #[test]
+    fn a_probe_s_training_images_are_none_of_the_test_images() {
+        let mut dataset = ten();
+        dataset.test = dataset.train.slice(7..9);
+        let (train, n_left_out) = dataset.training_without_test_images();
+        assert_eq!((&train.labels[..], n_left_out), (&[0, 1, 2, 3, 4, 5, 6, 9][..], 2));
+        assert_eq!(train.images.image(7), [9; 3]);
+        let cut = ten().with_validation(3).unwrap();
+        let (train, n_left_out) = cut.training_without_test_images();
+        assert_eq!((train.len(), n_left_out), (7, 0));
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl<'a> Tile<'a> {
 
 /// Gap between the tiles, in pixels of the sheet.
 const GAP: usize = 2;
-const PAPER: Rgb<u8> = Rgb([255; 3]);
+pub(crate) const PAPER: Rgb<u8> = Rgb([255; 3]);
 
 /// Lays rows of equally sized tiles out on white, each pixel `scale` × `scale`.
 ///
@@ -84,21 +84,34 @@ pub fn captioned_sheet(rows: &[Vec<Tile<'_>>], captions: &[String], scale: usize
     let mut captioned = RgbImage::from_pixel(sheet.width(), sheet.height() + CAPTION, PAPER);
     image::imageops::replace(&mut captioned, &sheet, 0, i64::from(CAPTION));
     for (column, caption) in captions.iter().enumerate() {
-        for (i, letter) in caption.chars().take(column_width / 8).enumerate() {
-            let code = if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
-            let glyph = font8x8::legacy::BASIC_LEGACY[code as usize];
-            let left = column * column_width + GAP + 8 * i;
-            for (y, bits) in glyph.into_iter().enumerate() {
-                for x in (0..8).filter(|x| bits >> x & 1 == 1) {
-                    let (x, y) = ((left + x) as u32, (GAP + y) as u32);
-                    if x < captioned.width() {
-                        captioned.put_pixel(x, y, INK);
-                    }
+        let left = column * column_width + GAP;
+        write_line(&mut captioned, (left, GAP), caption, column_width / LETTER);
+    }
+    captioned
+}
+
+/// Width of a letter, and its height.
+pub(crate) const LETTER: usize = 8;
+
+/// Writes the first letters of a line, as many as fit, from its upper left corner on.
+pub(crate) fn write_line(
+    sheet: &mut RgbImage,
+    (left, top): (usize, usize),
+    line: &str,
+    n_letters: usize,
+) {
+    for (i, letter) in line.chars().take(n_letters).enumerate() {
+        let code = if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
+        let glyph = font8x8::legacy::BASIC_LEGACY[code as usize];
+        for (y, bits) in glyph.into_iter().enumerate() {
+            for x in (0..LETTER).filter(|x| bits >> x & 1 == 1) {
+                let (x, y) = ((left + LETTER * i + x) as u32, (top + y) as u32);
+                if x < sheet.width() && y < sheet.height() {
+                    sheet.put_pixel(x, y, INK);
                 }
             }
         }
     }
-    captioned
 }
 
 /// Writes a picture as PNG.
