@@ -3,7 +3,7 @@
 
 #[path = "../../crates/metamask-data/tests/network/server.rs"]
 #[allow(dead_code)]
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::path::PathBuf;

@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
-use crate::inspect::{InspectBoundsArguments, InspectDimensionsArguments};
+use crate::inspect::{
+    InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
+};
 
 /// Self-supervised pre-training of image encoders with MetaMask: a mask over
 /// the representation's dimensions, learned without labels.
@@ -55,6 +57,7 @@ Examples:
   metamask pretrain --print-config > mine.toml    every setting, explained
   metamask pretrain --config mine.toml --out runs/mine
   metamask pretrain --set encoder.width=64 --init resnet18.safetensors --init-allow fc.weight fc.bias
+  metamask pretrain --set encoder.width=64 --init hub:ORG/NAME@COMMIT    its model.safetensors
 
 A run is a folder and is never overwritten. Exit status: 0 done, 2 command line or
 configuration, 65 bad data or checkpoint, 66 something is missing, 70 a number is not
@@ -75,9 +78,10 @@ pub(crate) struct PretrainArguments {
     /// Go on with the run in that folder from its last checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Weights to start from, torchvision's or timm's: short for --set encoder.init=FILE
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub init: Option<PathBuf>,
+    /// Weights to start from, torchvision's or timm's, as a file or from the Hugging Face hub
+    /// at a commit of 40 hexadecimal digits: short for --set encoder.init=…
+    #[arg(long, value_name = "FILE.safetensors|hub:ORG/NAME@COMMIT")]
+    pub init: Option<String>,
     /// A key of those weights that may be missing, left over or of another shape
     #[arg(long, value_name = "KEY", num_args = 1.., requires = "init")]
     pub init_allow: Vec<String>,
@@ -109,13 +113,21 @@ pub(crate) struct PretrainArguments {
 Examples:
   metamask evaluate runs/RUN
   metamask evaluate runs/RUN --protocol knn --json
-  metamask evaluate runs/RUN --data fashion-mnist       transfer to another data set")]
+  metamask evaluate runs/RUN --data fashion-mnist       transfer to another data set
+  metamask evaluate runs/RUN --protocol fine-tune --labels 1,0.1,0.01
+  metamask evaluate runs/RUN --protocol fine-tune --labels 0.1 --data cifar10 --epochs 50
+
+fine-tune trains the encoder and a linear classifier end to end on a share of the labels, from
+the run's weights with the mask and without, and from the untrained ones: training from scratch.
+Writes nothing: the same command gives the same numbers again.")]
 pub(crate) struct EvaluateArguments {
     /// The run's folder
     pub run: PathBuf,
-    /// How to evaluate; may be given more than once [default: both]
+    /// How to evaluate; may be given more than once [default: knn and linear]
     #[arg(long = "protocol", value_name = "NAME")]
     pub protocols: Vec<ProtocolName>,
+    #[command(flatten)]
+    pub fine_tune: FineTuneArguments,
     /// Another data set to evaluate on: neighbours and probe come from its training
     /// images, the encoder and its mask stay as they are [default: the run's own]
     #[arg(long, value_name = "NAME")]
@@ -134,12 +146,33 @@ pub(crate) struct EvaluateArguments {
     pub json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Args, Debug)]
+pub(crate) struct FineTuneArguments {
+    /// fine-tune: shares of the training labels, the same of every class [default: 1]
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    pub labels: Vec<f64>,
+    /// fine-tune: passes over the labelled images [default: 30; 60 below 5 % of the labels]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// fine-tune: learning rate [default: 0.3 for a batch of 256, in proportion for others]
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// fine-tune: images in a step [default: an eighth of the labelled ones, but 8 to 64]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// fine-tune: seed of the labels drawn, of order, views and classifier [default: the run's]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProtocolName {
     /// k nearest neighbours
     Knn,
     /// Linear probe
     Linear,
+    /// Encoder and linear classifier trained end to end
+    FineTune,
 }
 
 #[derive(Args, Debug)]
@@ -147,7 +180,8 @@ pub(crate) enum ProtocolName {
 Examples:
   metamask inspect mask runs/RUN --out mask.svg
   metamask inspect dimensions runs/RUN
-  metamask inspect bounds runs/RUN")]
+  metamask inspect bounds runs/RUN
+  metamask inspect neighbours runs/RUN --out neighbours.png")]
 pub(crate) struct InspectArguments {
     #[command(subcommand)]
     pub command: InspectCommand,
@@ -175,6 +209,8 @@ hypergradient), from the same state and on the same batches, and changes nothing
     Dimensions(InspectDimensionsArguments),
     /// What theorem 5.1 promises for the run, term by term
     Bounds(InspectBoundsArguments),
+    /// A picture of some images, each with its nearest neighbours
+    Neighbours(InspectNeighboursArguments),
 }
 
 #[derive(Args, Debug)]

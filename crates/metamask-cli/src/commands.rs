@@ -5,18 +5,16 @@ use std::{
     process::ExitCode,
 };
 
-use candle_core::DType;
-use metamask_data::DatasetSpec;
 use metamask_train::{
-    Code, Config, Failure, Interrupted, Learner, Measure, RunOptions,
-    checkpoint::{Checkpoints, Identity, State},
-    init, load_data,
+    Code, Config, Failure, Interrupted, Learner, RunOptions,
+    checkpoint::{Checkpoints, State},
+    init,
     presets::{self, Preset},
     run_folder, shown,
 };
 
 use crate::{
-    arguments::{EvaluateArguments, PresetsArguments, PretrainArguments, ProtocolName},
+    arguments::{PresetsArguments, PretrainArguments},
     data_places, print,
     progress::Progress,
     signals::Signals,
@@ -24,7 +22,8 @@ use crate::{
 
 pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
     let (name, config) = configuration(arguments)?;
-    let config = init::resolve(&config)?;
+    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let config = init::resolve(&config, &places)?;
     if arguments.print_config {
         print::to_stdout(&config.to_annotated_toml())?;
         return Ok(ExitCode::SUCCESS);
@@ -40,7 +39,6 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         let message = format!("note: {}: no run to resume, starting it", shown(&out));
         print::to_stderr(&message);
     }
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
     let options = RunOptions { out, resume: arguments.resume, places };
     let signals = Signals::listen()?;
     let mut progress = Progress::with_signals(signals.clone());
@@ -73,9 +71,6 @@ fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Confi
     let on_collapse = arguments.on_collapse.as_ref();
     overrides.extend(on_collapse.map(|word| format!("guard.on_collapse={word}")));
     if let Some(init) = &arguments.init {
-        let init = init.to_str().ok_or_else(|| {
-            Failure::at(Code::Usage, init, "is no UTF-8 path, expected one that is")
-        })?;
         // A string of JSON is one of TOML.
         overrides.push(format!("encoder.init={}", serde_json::to_string(init)?));
         let allow = serde_json::to_string(&arguments.init_allow)?;
@@ -124,61 +119,6 @@ pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn evaluate(arguments: &EvaluateArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
-    let run = &arguments.run;
-    let (config, config_sha256) = run_folder::read_config(run)?;
-    let (seen, folder) = (evaluated(&config, arguments.data.as_deref())?, run.join("checkpoints"));
-    let data = load_data(&seen, &data_places::of(arguments.data_dir.clone(), arguments.offline)?)?;
-    let mut learner = Learner::new(&config, DType::F32)?;
-    let checkpoints = match arguments.data {
-        // The run's own data need not be here.
-        Some(_) => Checkpoints::to_inspect(folder, config_sha256)?,
-        None => Checkpoints {
-            folder,
-            identity: Identity { config_sha256, data_sha256: data.fingerprint() },
-            keep: config.checkpoint.keep,
-        },
-    };
-    let State { step, epoch, .. } = restore_latest(&checkpoints, (run, &config), &mut learner)?;
-    let mut progress = Progress::new();
-    let measures: Vec<Measure> = match &arguments.protocols[..] {
-        [] => vec![Measure::Knn, Measure::Linear],
-        names => [Measure::Knn, Measure::Linear]
-            .into_iter()
-            .filter(|&measure| names.iter().any(|&name| measure_of(name) == measure))
-            .collect(),
-    };
-    let at = (step, epoch);
-    let mut results =
-        metamask_train::evaluate(&seen, &data, &learner, at, &measures, &mut progress)?;
-    progress.finish();
-    if arguments.data.is_some() {
-        results.split = format!(
-            "{}; transfer: encoder and mask trained on {}, neighbours and probe from these \
-             training images",
-            results.split, config.data.dataset
-        );
-    }
-    match arguments.json {
-        true => print::to_stdout(&(serde_json::to_string(&results)? + "\n")),
-        false => print::to_stdout(&print::results_table(&results)),
-    }
-}
-
-/// A run's configuration with the data that it is evaluated on: its own, or another set as a whole.
-fn evaluated(config: &Config, name: Option<&str>) -> anyhow::Result<Config> {
-    let mut config = config.clone();
-    if let Some(name) = name {
-        let spec = name.parse::<DatasetSpec>();
-        config.data.dataset = spec.map_err(|error| Failure::from_data(error.into()))?;
-        (config.data.train_images, config.data.validation_images) = (0, 0);
-        // Nothing is trained, so that a small set is no reason to stop.
-        config.training.batch_size = 2;
-    }
-    Ok(config)
-}
-
 /// Takes a learner to the newest checkpoint of a run that verifies.
 pub(crate) fn restore_latest(
     checkpoints: &Checkpoints,
@@ -195,13 +135,6 @@ pub(crate) fn restore_latest(
     }
     learner.restore(&latest.checkpoint)?;
     Ok(latest.checkpoint.state)
-}
-
-fn measure_of(name: ProtocolName) -> Measure {
-    match name {
-        ProtocolName::Knn => Measure::Knn,
-        ProtocolName::Linear => Measure::Linear,
-    }
 }
 
 pub(crate) fn presets(arguments: &PresetsArguments) -> anyhow::Result<()> {

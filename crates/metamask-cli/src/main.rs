@@ -12,6 +12,7 @@ mod data_places;
 mod data_preview;
 mod data_stats;
 mod embed;
+mod evaluate;
 mod export;
 mod inspect;
 mod print;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
-        Command::Evaluate(arguments) => commands::evaluate(&arguments).map(success),
+        Command::Evaluate(arguments) => evaluate::run(&arguments).map(success),
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
         Command::Export(arguments) => export::run(&arguments).map(success),
         Command::Embed(arguments) => embed::run(&arguments).map(success),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use metamask_report::MaskSummary;
-use metamask_train::{Config, Failure, Results, config::MaskMode, shown};
+use metamask_train::{
+    Config, DimensionUse, Failure, Results, config::MaskMode, evaluate::Row,
+    fine_tune::percent as percent_of_labels, shown,
+};
 
 /// Writes a result.
 pub(crate) fn to_stdout(text: &str) -> anyhow::Result<()> {
@@ -25,35 +28,62 @@ pub(crate) fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The accuracies of a run with their protocols.
+/// A column of a table: what it is called, and its number in a row where there is one.
+type Column<'a> = (String, Box<dyn Fn(&Row) -> Option<String> + 'a>);
+
+/// The numbers of a run with their protocols.
 pub(crate) fn results_table(results: &Results) -> String {
-    let mut text = String::new();
-    let name_width = results.rows.iter().map(|row| row.representation.len()).max().unwrap_or(0);
-    let has = |value: fn(&metamask_train::evaluate::Row) -> Option<f64>| {
-        results.rows.iter().any(|row| value(row).is_some())
+    let rows = &results.rows;
+    let percent = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
+    let mut columns: Vec<Column<'_>> = vec![
+        ("kNN".to_owned(), Box::new(|row| percent(row.knn_percent))),
+        ("linear".to_owned(), Box::new(|row| percent(row.linear_percent))),
+    ];
+    let shares = rows.iter().map(|row| &row.fine_tuned).max_by_key(|tuned| tuned.len());
+    for (i, tuned) in shares.into_iter().flatten().enumerate() {
+        let name = format!("tuned {}", percent_of_labels(tuned.labels));
+        let value = move |row: &Row| percent(row.fine_tuned.get(i).map(|t| t.accuracy_percent));
+        columns.push((name, Box::new(value)));
+    }
+    let n_accuracies = columns.len();
+    let of_use = |value: fn(&DimensionUse) -> Option<f64>, digits: usize| {
+        move |row: &Row| {
+            let value = row.dimensions.as_ref().and_then(value)?;
+            Some(format!("{value:.digits$}"))
+        }
     };
-    let (knn, linear) = (has(|row| row.knn_percent), has(|row| row.linear_percent));
-    let mut line = |name: &str, cells: [(bool, String); 2]| {
+    columns.extend::<[Column<'_>; 4]>([
+        ("effective rank".to_owned(), Box::new(of_use(|d| Some(d.effective_rank), 1))),
+        ("RankMe".to_owned(), Box::new(of_use(|d| Some(d.rank_me), 1))),
+        ("alpha-ReQ".to_owned(), Box::new(of_use(|d| d.alpha_req, 2))),
+        ("R²".to_owned(), Box::new(of_use(|d| d.alpha_req_r_squared, 2))),
+    ]);
+    let is_used: Vec<bool> =
+        columns.iter().map(|(_, value)| rows.iter().any(|row| value(row).is_some())).collect();
+    let has_accuracies = is_used[..n_accuracies].contains(&true);
+    let title = if has_accuracies { "accuracy in percent" } else { "use of the dimensions" };
+    let names = rows.iter().map(|row| row.representation.chars().count());
+    let name_width = names.max().unwrap_or(0).max(title.len());
+
+    let mut text = String::new();
+    let mut line = |name: &str, cell: &dyn Fn(&Column<'_>) -> Option<String>| {
         let _ = write!(text, "{name:name_width$}");
-        for (_, cell) in cells.iter().filter(|(shown, _)| *shown) {
-            let _ = write!(text, "  {cell:>8}");
+        for (column, _) in columns.iter().zip(&is_used).filter(|(_, is_used)| **is_used) {
+            let width = column.0.chars().count().max(8);
+            let _ = write!(text, "  {:>width$}", cell(column).unwrap_or_default());
         }
         text.push('\n');
     };
-    if !results.rows.is_empty() {
-        line("accuracy in percent", [(knn, "kNN".to_owned()), (linear, "linear".to_owned())]);
+    if !rows.is_empty() {
+        line(title, &|(name, _)| Some(name.clone()));
     }
-    for row in &results.rows {
-        let cell =
-            |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.1}"));
-        line(
-            &row.representation,
-            [(knn, cell(row.knn_percent)), (linear, cell(row.linear_percent))],
-        );
+    for row in rows {
+        line(&row.representation, &|(_, value)| value(row));
     }
-    if !results.rows.is_empty() {
-        let chance = format!("{:.1}", results.chance_percent);
-        line("chance", [(knn, chance.clone()), (linear, chance)]);
+    if has_accuracies {
+        line("chance", &|_| Some(format!("{:.1}", results.chance_percent)));
+    }
+    if !rows.is_empty() {
         text.push('\n');
     }
     if let Some(mask) = &results.mask {
@@ -108,6 +138,10 @@ pub(crate) fn run_report(config: &Config, name: &str, out: &Path, results: &Resu
         next("metamask pretrain --set mask.mode=off", "the same without the mask");
     }
     next(&format!("metamask evaluate {out}"), "these numbers again");
+    if results.rows.iter().any(|row| row.dimensions.is_some()) {
+        let command = format!("metamask inspect neighbours {out} --out neighbours.png");
+        next(&command, "  what it takes for alike");
+    }
     next("metamask pretrain --print-config", "every setting, explained");
     text
 }

@@ -172,6 +172,43 @@ impl Observer for Progress {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar.set_message(format!("evaluating: {what}"));
     }
+
+    fn fine_tuning(&mut self, what: &str, steps: (usize, usize), loss: f64) {
+        let (done, all) = steps;
+        self.loss = match self.loss.filter(|_| done > 1) {
+            None => Some(loss),
+            Some(mean) => Some(mean + SMOOTHING * (loss - mean)),
+        };
+        let loss = self.loss.unwrap_or(loss);
+        if !self.is_terminal {
+            if let Some(tenth) = tenth(steps) {
+                self.line(&format!(
+                    "fine-tuning {what}: {tenth}0 % of {all} steps, loss {loss:.3}"
+                ));
+            }
+            return;
+        }
+        if done == 1 {
+            self.finish();
+            let target = ProgressDrawTarget::stderr_with_hz(5);
+            let bar = ProgressBar::with_draw_target(Some(all as u64), target);
+            bar.set_style(style("fine-tuning {prefix} {wide_bar} {msg}  {eta} left"));
+            bar.set_prefix(what.to_owned());
+            self.bar = Some(bar);
+        }
+        let Some(bar) = &self.bar else { return };
+        bar.set_message(format!("loss {loss:.3}"));
+        bar.set_position(done as u64);
+        if done == all {
+            self.finish();
+        }
+    }
+}
+
+/// The tenth of the whole that ends with this step.
+fn tenth((done, all): (usize, usize)) -> Option<usize> {
+    let tenths = |done: usize| 10 * done / all.max(1);
+    (tenths(done) > tenths(done.saturating_sub(1))).then(|| tenths(done))
 }
 
 /// What a loss is beside: where it begins for a network that knows nothing.

@@ -166,11 +166,7 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
 
 /// What the encoder sees of an image's file, `[size, size, 3]`.
 fn view(path: &Path, pipeline: &Pipeline) -> Result<Vec<f32>, Failure> {
-    let failed = |error: anyhow::Error| match Failure::from_data(error).downcast::<Failure>() {
-        Ok(failure) => failure,
-        Err(error) => Failure::at(Code::Data, path, error),
-    };
-    let picture = within_aspect(read_picture(path).map_err(|error| failed(error.into()))?);
+    let picture = within_aspect(read_picture(path).map_err(Failure::of_data)?);
     ImageBatch::new(&picture.bytes, picture.height, picture.width)
         .and_then(|batch| evaluation_views(pipeline, batch, &[0]))
         .map_err(|error| Failure::at(Code::Data, path, error))

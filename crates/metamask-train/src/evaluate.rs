@@ -1,22 +1,50 @@
 //! What the representation is worth: kNN and linear probe of raw pixels, of the
 //! untrained encoder, and of the trained one with the mask and without.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Result, Tensor};
 use metamask_augment::{ImageBatch, evaluation, evaluation_views, to_tensor};
-use metamask_data::{Dataset, Labelled};
+use metamask_data::{Dataset, Images, Labelled, Places};
 use metamask_encoders::BatchStats;
 use metamask_eval::{Knn, LinearProbe, Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Config, learner::Learner, observer::Observer, pretrain::Interrupted};
+use crate::{
+    config::Config,
+    failure::{Code, Failure},
+    fine_tune::{FineTune, Recipe, fine_tune},
+    init,
+    learner::Learner,
+    observer::Observer,
+    pretrain::Interrupted,
+    unlabelled::{DimensionUse, evaluate_unlabelled},
+};
 
 /// A way to evaluate, by its word on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Measure {
     /// k nearest neighbours.
     Knn,
     /// Linear probe.
     Linear,
+    /// The encoder and a linear classifier trained end to end.
+    FineTune(FineTune),
+}
+
+/// What is evaluated.
+#[derive(Clone, Copy)]
+pub struct Evaluated<'a> {
+    /// The run's settings.
+    pub config: &'a Config,
+    /// The images, the run's own or others.
+    pub data: &'a Dataset,
+    /// The run's encoder and mask.
+    pub learner: &'a Learner,
+    /// Steps and epochs that it has been trained for.
+    pub at: (u64, u64),
+    /// Where weights to start from are looked for, if the run has some.
+    pub places: &'a Places,
 }
 
 /// The accuracies of a run, each with what it means.
@@ -50,6 +78,36 @@ pub struct Row {
     /// Linear probe, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linear_percent: Option<f64>,
+    /// Fine-tuned, for each share of the labels that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fine_tuned: Vec<FineTuned>,
+    /// How the dimensions are used, where there are no labels to be right about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<DimensionUse>,
+}
+
+impl Row {
+    /// A representation of which nothing is known yet.
+    pub(crate) fn new(representation: impl Into<String>) -> Self {
+        Self {
+            representation: representation.into(),
+            knn_percent: None,
+            linear_percent: None,
+            fine_tuned: Vec::new(),
+            dimensions: None,
+        }
+    }
+}
+
+/// The accuracy of a fine-tuned encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FineTuned {
+    /// Share of the training labels that was used.
+    pub labels: f64,
+    /// How many images that is.
+    pub images: usize,
+    /// On the test images.
+    pub accuracy_percent: f64,
 }
 
 /// Where the mask's values lie.
@@ -86,109 +144,255 @@ impl MaskRange {
     }
 }
 
-/// Evaluates a learner that stands at `(step, epoch)`, and its baselines.
+/// Evaluates a run's encoder and its baselines.
+///
+/// Images without labels are evaluated by how the dimensions are used, whatever the
+/// measures.
 ///
 /// # Errors
 /// If a feature is not finite, a shape does not fit, or the observer interrupts.
 pub fn evaluate(
-    config: &Config,
-    data: &Dataset,
-    learner: &Learner,
-    (step, epoch): (u64, u64),
+    evaluated: &Evaluated<'_>,
     measures: &[Measure],
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Results> {
-    let mut begin = |what: &str| match observer.is_interrupted() {
-        true => Err(Interrupted { step }),
-        false => {
-            observer.evaluating(what);
-            Ok(())
-        }
-    };
-    let protocol = |measure: &Measure| match measure {
-        Measure::Knn => {
-            let k = config.evaluation.knn_k.min(data.train.len());
-            Protocol::Knn(Knn { k, temperature: config.evaluation.knn_temperature })
-        }
-        Measure::Linear => Protocol::LinearProbe(LinearProbe::default()),
-    };
-    let n_classes = data.train.n_classes();
+    let Evaluated { config, data, learner, at: (step, epoch), places } = *evaluated;
     if data.train.is_empty() {
-        // Without labels there is nothing to be right about: the log's effective
-        // rank is what such a run is judged by.
-        let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
-        let n = data.unlabelled.as_ref().map_or(0, |unlabelled| unlabelled.len());
-        let split = format!("{}: {n} images without labels", data.name);
-        let (protocols, rows) = (Vec::new(), Vec::new());
-        return Ok(Results { step, epoch, split, protocols, chance_percent: 0.0, rows, mask });
+        return evaluate_unlabelled(evaluated, observer);
     }
+    // No probe learns from an image that it is judged by.
+    let (train, n_left_out) = data.training_without_test_images();
+    if train.is_empty() {
+        let message = format!("{}: every training image is also a test image", data.name);
+        return Err(Failure::new(Code::Data, message).into());
+    }
+    let recipes = measures
+        .iter()
+        .filter_map(|measure| match measure {
+            Measure::FineTune(wanted) => Some(Recipe::new(config, &train, *wanted)),
+            Measure::Knn | Measure::Linear => None,
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let knn = Knn {
+        k: config.evaluation.knn_k.min(train.len()),
+        temperature: config.evaluation.knn_temperature,
+    };
+    let bench = Bench { evaluated, train: &train, measures, knn, recipes: &recipes };
+
     let mut rows = Vec::new();
-    let mut measure_row = |name: &str, train: &Tensor, test: &Tensor| -> Result<()> {
-        let accuracy = |measure: Measure| -> Result<Option<f64>> {
-            if !measures.contains(&measure) {
-                return Ok(None);
-            }
-            let (train, test) = ((train, &data.train.labels[..]), (test, &data.test.labels[..]));
-            protocol(&measure).accuracy_percent(train, test, n_classes).map(Some)
-        };
-        let (knn_percent, linear_percent) = (accuracy(Measure::Knn)?, accuracy(Measure::Linear)?);
-        rows.push(Row { representation: name.to_owned(), knn_percent, linear_percent });
-        Ok(())
-    };
-
-    let size = config.augmentation.size;
-    begin(PIXELS)?;
-    measure_row(PIXELS, &pixels(&data.train, size)?, &pixels(&data.test, size)?)?;
-
-    begin(UNTRAINED)?;
-    let untrained = Learner::new(config, DType::F32)?;
-    let encode = |learner: &Learner, images: &Labelled| features_of(learner, images, size);
-    measure_row(UNTRAINED, &encode(&untrained, &data.train)?, &encode(&untrained, &data.test)?)?;
-    drop(untrained);
-
-    begin("trained encoder")?;
-    let (train, test) = (encode(learner, &data.train)?, encode(learner, &data.test)?);
-    let masks_features = learner.mask.logits.dims() == [train.dim(1)?];
-    let mask = match learner.meta {
-        None => None,
-        Some(_) => Some(MaskRange::of(learner)?),
-    };
-    if mask.is_none() || !masks_features {
-        measure_row("trained encoder", &train, &test)?;
-    } else {
-        let m = learner.mask.values()?.detach();
-        let masked = |h: &Tensor| h.broadcast_mul(&m);
-        // The run's own number comes first.
-        for with_mask in [config.mask.at_test_time, !config.mask.at_test_time] {
-            match with_mask {
-                true => {
-                    measure_row("trained encoder, with mask", &masked(&train)?, &masked(&test)?)?
-                }
-                false => measure_row("trained encoder, without mask", &train, &test)?,
-            }
-        }
+    if bench.is_frozen() {
+        begin(step, PIXELS, observer)?;
+        let size = config.augmentation.size;
+        let (train, test) = (pixels(&train, size)?, pixels(&data.test, size)?);
+        rows.push(bench.row(PIXELS, None, Some((&train, &test)), None, observer)?);
     }
+    for start in Start::of(config) {
+        let name = start.name(config);
+        begin(step, &name, observer)?;
+        let Some(learner) = start.learner(config, places, observer)? else { continue };
+        rows.extend(bench.rows([(name, None)], &learner, observer)?);
+    }
+    begin(step, TRAINED, observer)?;
+    let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
+    rows.extend(bench.rows(trained_rows(config, learner)?, learner, observer)?);
+
+    let protocols = measures
+        .iter()
+        .filter_map(|measure| match measure {
+            Measure::Knn => Some(Protocol::Knn(knn).to_string()),
+            Measure::Linear => Some(Protocol::LinearProbe(LinearProbe::default()).to_string()),
+            Measure::FineTune(_) => None,
+        })
+        .chain(recipes.iter().map(Recipe::to_string));
     Ok(Results {
         step,
         epoch,
-        split: split(config, data),
-        protocols: measures.iter().map(|measure| protocol(measure).to_string()).collect(),
-        chance_percent: 100.0 / n_classes as f64,
+        split: split(config, data, &train, n_left_out),
+        protocols: protocols.collect(),
+        chance_percent: 100.0 / train.n_classes() as f64,
         rows,
         mask,
     })
 }
 
-const PIXELS: &str = "raw pixels";
-const UNTRAINED: &str = "untrained encoder";
+pub(crate) fn begin(step: u64, what: &str, observer: &mut dyn Observer) -> anyhow::Result<()> {
+    match observer.is_interrupted() {
+        true => Err(Interrupted { step }.into()),
+        false => {
+            observer.evaluating(what);
+            Ok(())
+        }
+    }
+}
 
-fn split(config: &Config, data: &Dataset) -> String {
-    let (n_train, n_test, classes) = (data.train.len(), data.test.len(), data.train.n_classes());
+const PIXELS: &str = "raw pixels";
+const TRAINED: &str = "trained encoder";
+
+/// The trained encoder's rows with the mask of each, the run's own number first.
+pub(crate) fn trained_rows(
+    config: &Config,
+    learner: &Learner,
+) -> Result<Vec<(String, Option<Tensor>)>> {
+    let named = |words: &str, mask| (format!("{TRAINED}{words}"), mask);
+    let Some(m) = learner.feature_mask()? else { return Ok(vec![named("", None)]) };
+    let mut rows = vec![named(", with mask", Some(m)), named(", without mask", None)];
+    if !config.mask.at_test_time {
+        rows.reverse();
+    }
+    Ok(rows)
+}
+
+/// An encoder that a run could have begun from.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Start {
+    /// Its seeded random start.
+    Random,
+    /// The weights that `encoder.init` names.
+    Weights,
+}
+
+impl Start {
+    /// What a run is held against: its random start, and its weights if it has some.
+    pub(crate) fn of(config: &Config) -> Vec<Self> {
+        match config.encoder.init.is_empty() {
+            true => vec![Self::Random],
+            false => vec![Self::Random, Self::Weights],
+        }
+    }
+
+    /// What its row says.
+    pub(crate) fn name(self, config: &Config) -> String {
+        let init = &config.encoder.init;
+        match (self, init.is_empty()) {
+            (Self::Random, true) => "untrained encoder".to_owned(),
+            (Self::Random, false) => "untrained encoder, random start".to_owned(),
+            (Self::Weights, _) => {
+                let file = Path::new(init).file_name().filter(|_| !init.starts_with("hub:"));
+                let name =
+                    file.map_or_else(|| init.clone(), |name| name.to_string_lossy().into_owned());
+                format!("weights it started from ({name})")
+            }
+        }
+    }
+
+    /// The encoder; none if its weights are not there any more, which the observer hears.
+    pub(crate) fn learner(
+        self,
+        config: &Config,
+        places: &Places,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Option<Learner>> {
+        if self == Self::Random {
+            return Ok(Some(Learner::new(config, DType::F32)?));
+        }
+        match init::start(config, DType::F32, places) {
+            Ok((learner, _)) => Ok(Some(learner)),
+            Err(error) => match error.downcast::<Failure>() {
+                Ok(failure) => {
+                    let message =
+                        format!("no row for the weights it started from: {}", failure.message);
+                    observer.warned(&message, "put them back where `encoder.init` says");
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// What every representation goes through.
+struct Bench<'a> {
+    evaluated: &'a Evaluated<'a>,
+    /// The training images that are no test images.
+    train: &'a Labelled,
+    measures: &'a [Measure],
+    knn: Knn,
+    recipes: &'a [Recipe],
+}
+
+impl Bench<'_> {
+    /// Whether features are looked at as they are.
+    fn is_frozen(&self) -> bool {
+        self.measures.iter().any(|measure| matches!(measure, Measure::Knn | Measure::Linear))
+    }
+
+    /// The rows of an encoder under each of these masks.
+    fn rows(
+        &self,
+        rows: impl IntoIterator<Item = (String, Option<Tensor>)>,
+        learner: &Learner,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Vec<Row>> {
+        let size = self.evaluated.config.augmentation.size;
+        let features = match self.is_frozen() {
+            true => {
+                let test = features_of(learner, &self.evaluated.data.test, size)?;
+                Some((features_of(learner, self.train, size)?, test))
+            }
+            false => None,
+        };
+        let row = |(name, mask): (String, Option<Tensor>)| {
+            let masked = |h: &Tensor| match &mask {
+                Some(m) => h.broadcast_mul(m),
+                None => Ok(h.clone()),
+            };
+            let features = match &features {
+                Some((train, test)) => Some((masked(train)?, masked(test)?)),
+                None => None,
+            };
+            let features = features.as_ref().map(|(train, test)| (train, test));
+            self.row(&name, Some(learner), features, mask.as_ref(), observer)
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    fn row(
+        &self,
+        name: &str,
+        learner: Option<&Learner>,
+        features: Option<(&Tensor, &Tensor)>,
+        mask: Option<&Tensor>,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Row> {
+        let Evaluated { config, data, at: (step, _), .. } = *self.evaluated;
+        let mut row = Row::new(name);
+        let accuracy = |measure: Measure, protocol: Protocol| -> Result<Option<f64>> {
+            let Some((train, test)) = features.filter(|_| self.measures.contains(&measure)) else {
+                return Ok(None);
+            };
+            let (train, test) = ((train, &self.train.labels[..]), (test, &data.test.labels[..]));
+            protocol.accuracy_percent(train, test, self.train.n_classes()).map(Some)
+        };
+        row.knn_percent = accuracy(Measure::Knn, Protocol::Knn(self.knn))?;
+        row.linear_percent =
+            accuracy(Measure::Linear, Protocol::LinearProbe(LinearProbe::default()))?;
+        let Some(learner) = learner else { return Ok(row) };
+        for recipe in self.recipes {
+            let start = (&*learner.encoder, mask);
+            let images = (self.train, &data.test);
+            let accuracy_percent =
+                fine_tune(config, start, recipe, images, (name, step), observer)?;
+            let (labels, images) = (recipe.labels, recipe.images.len());
+            row.fine_tuned.push(FineTuned { labels, images, accuracy_percent });
+        }
+        Ok(row)
+    }
+}
+
+fn split(config: &Config, data: &Dataset, train: &Labelled, n_left_out: usize) -> String {
+    let (n_train, n_test, classes) = (train.len(), data.test.len(), train.n_classes());
     let test = match config.data.validation_images {
         0 => "test images".to_owned(),
         _ => "validation images (the last of the training set)".to_owned(),
     };
-    format!("{}: {n_train} training images, {n_test} {test}, {classes} classes", data.name)
+    let left_out = match n_left_out {
+        0 => String::new(),
+        n => format!(" ({n} more equal a test image and are left out)"),
+    };
+    format!(
+        "{}: {n_train} training images{left_out}, {n_test} {test}, {classes} classes",
+        data.name
+    )
 }
 
 /// How many images go through at a time; results do not depend on it.
@@ -199,24 +403,45 @@ const BATCH: usize = 256;
 /// # Errors
 /// If the images do not suit the encoder.
 pub fn features_of(learner: &Learner, images: &Labelled, size: usize) -> Result<Tensor> {
+    features_of_images(learner, &images.images, None, size)
+}
+
+/// The same of images without labels: of all, or of these.
+///
+/// # Errors
+/// As [`features_of`].
+pub fn features_of_images(
+    learner: &Learner,
+    images: &Images,
+    samples: Option<&[u32]>,
+    size: usize,
+) -> Result<Tensor> {
     let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
     let encode = |views: Tensor| learner.encoder.forward(&views, &theta, BatchStats::Running);
-    in_batches(images, size, |views| Ok(encode(views)?.detach()))
+    in_batches(images, samples, size, |views| Ok(encode(views)?.detach()))
 }
 
 /// The pixels that the encoder sees, `[n, size · size · 3]`.
 fn pixels(images: &Labelled, size: usize) -> Result<Tensor> {
-    in_batches(images, size, |views| views.flatten_from(1))
+    in_batches(&images.images, None, size, |views| views.flatten_from(1))
 }
 
-fn in_batches(
-    labelled: &Labelled,
+/// A function of images as evaluation sees them, all of them or some.
+pub(crate) fn in_batches(
+    images: &Images,
+    samples: Option<&[u32]>,
     size: usize,
     function: impl Fn(Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let images = &labelled.images;
     let batch = ImageBatch::new(images.bytes(), images.height(), images.width())?;
-    let samples: Vec<u32> = (0..images.len() as u32).collect();
+    let all: Vec<u32>;
+    let samples = match samples {
+        Some(samples) => samples,
+        None => {
+            all = (0..images.len() as u32).collect();
+            &all
+        }
+    };
     let pipeline = evaluation(size);
     let parts = samples.chunks(BATCH).map(|samples| {
         let views = evaluation_views(&pipeline, batch, samples)?;

@@ -71,6 +71,18 @@ impl Code {
         Self::Locked,
     ];
 
+    /// The code of what can be wrong with data.
+    fn of(fault: Fault) -> Self {
+        match fault {
+            Fault::Missing => Self::Missing,
+            Fault::Request => Self::Config,
+            Fault::Io => Self::Io,
+            Fault::DiskFull => Self::DiskFull,
+            Fault::Download => Self::Download,
+            Fault::Invalid => Self::Data,
+        }
+    }
+
     /// The word between the brackets.
     pub const fn name(self) -> &'static str {
         match self {
@@ -169,16 +181,15 @@ impl Failure {
             return error;
         }
         let known = error.downcast_ref::<DataError>();
-        let code = match known.map(|known| known.fault) {
-            Some(Fault::Missing) => Code::Missing,
-            Some(Fault::Request) => Code::Config,
-            Some(Fault::Io) => Code::Io,
-            Some(Fault::DiskFull) => Code::DiskFull,
-            Some(Fault::Download) => Code::Download,
-            Some(Fault::Invalid) | None => Code::Data,
-        };
+        let code = known.map_or(Code::Data, |known| Code::of(known.fault));
         let help = known.and_then(|known| known.help.clone());
         Self { code, message: one_line(&error), kept: None, help }.into()
+    }
+
+    /// The same of an error that is known to be one.
+    pub fn of_data(error: DataError) -> Self {
+        let (code, help) = (Code::of(error.fault), error.help.clone());
+        Self { code, message: one_line(&error.into()), kept: None, help }
     }
 }
 

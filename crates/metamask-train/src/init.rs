@@ -1,14 +1,20 @@
 //! Starting from somebody else's weights: torchvision's or timm's ResNets, or an
-//! encoder of [`mod@crate::export`].
+//! encoder of [`mod@crate::export`], from a file or from the Hugging Face hub.
 //!
 //! The file is untrusted: its size and header are bounded, each name, type and
 //! shape is checked, and whatever does not fit is an error unless it is allowed
 //! by name. Its SHA-256 is a setting of the run, so that a run which is resumed
 //! cannot begin from another file.
 
-use std::{collections::BTreeSet, fmt, io, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{DType, Device, Tensor};
+use metamask_data::{HubWeights, Places};
 use metamask_encoders::Encoder;
 use safetensors::SafeTensors;
 
@@ -65,9 +71,8 @@ impl fmt::Display for Fate {
 /// The configuration with `encoder.init_sha256` filled in.
 ///
 /// # Errors
-/// If the file that `encoder.init` names cannot be read, or the SHA-256 stands
-/// there and is another.
-pub fn resolve(config: &Config) -> Result<Config, Failure> {
+/// If the file that `encoder.init` names cannot be read or fetched.
+pub fn resolve(config: &Config, places: &Places) -> Result<Config, Failure> {
     let mut config = config.clone();
     let config::Encoder { init, init_sha256, init_allow, .. } = &mut config.encoder;
     match (init.is_empty(), init_sha256.is_empty() && init_allow.is_empty()) {
@@ -79,7 +84,7 @@ pub fn resolve(config: &Config) -> Result<Config, Failure> {
         }
         // Known already: the file is read, and held against it, when the encoder starts.
         (false, _) if !init_sha256.is_empty() => (),
-        (false, _) => *init_sha256 = sha256(&read(init)?),
+        (false, _) => *init_sha256 = sha256(&read(&find(init, places)?)?),
     }
     Ok(config)
 }
@@ -89,13 +94,17 @@ pub fn resolve(config: &Config) -> Result<Config, Failure> {
 /// # Errors
 /// If the file is not there, is another one than `encoder.init_sha256` says, is
 /// damaged, or has other tensors than the encoder and `encoder.init_allow` together.
-pub fn start(config: &Config, dtype: DType) -> anyhow::Result<(Learner, Option<InitReport>)> {
+pub fn start(
+    config: &Config,
+    dtype: DType,
+    places: &Places,
+) -> anyhow::Result<(Learner, Option<InitReport>)> {
     let config::Encoder { init, init_sha256, init_allow, .. } = &config.encoder;
     if init.is_empty() {
         return Ok((Learner::new(config, dtype)?, None));
     }
-    let bytes = read(init)?;
-    let path = Path::new(init);
+    let path = &*find(init, places)?;
+    let bytes = read(path)?;
     let found = sha256(&bytes);
     if found != *init_sha256 {
         let message = format!("has the SHA-256 {found}, the run was set up with {init_sha256}");
@@ -116,13 +125,16 @@ pub fn start(config: &Config, dtype: DType) -> anyhow::Result<(Learner, Option<I
     Ok((Learner::with_encoder(config, encoder, dtype)?, Some(report)))
 }
 
-fn read(init: &str) -> Result<Vec<u8>, Failure> {
-    if init.starts_with("hub:") {
-        let message = format!("`encoder.init`: `{init}`: weights are read from files only");
-        return Err(Failure::new(Code::Config, message)
-            .help("download the repository's model.safetensors and name that file"));
+/// The file that a name stands for.
+fn find<'a>(init: &'a str, places: &Places) -> Result<Cow<'a, Path>, Failure> {
+    if !init.starts_with("hub:") {
+        return Ok(Path::new(init).into());
     }
-    let path = Path::new(init);
+    let found: Result<PathBuf, _> = init.parse::<HubWeights>().and_then(|hub| hub.find(places));
+    Ok(found.map_err(Failure::of_data)?.into())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     match durable::read_at_most(path, MAX_BYTES) {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => {
@@ -296,8 +308,8 @@ mod tests {
         const TOLERANCE: f64 = 1e-5;
         for (name, stem) in [("cifar", Stem::Cifar), ("imagenet", Stem::ImageNet)] {
             let (fixture, folder) = (Fixture::of(name)?, tempfile::tempdir()?);
-            let config = resolve(&fixture.config(stem, folder.path())?)?;
-            let (learner, report) = start(&config, DType::F32)?;
+            let config = resolve(&fixture.config(stem, folder.path())?, &Places::default())?;
+            let (learner, report) = start(&config, DType::F32, &Places::default())?;
             let theta = learner.theta().encoder;
             let features = learner.encoder.forward(&fixture.images, &theta, BatchStats::Running)?;
             let number = |t: Tensor| t.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
@@ -339,7 +351,9 @@ mod tests {
             edit(&mut fixture.model);
             let mut config = fixture.config(Stem::Cifar, folder.path())?;
             config.encoder.init_allow = allow.iter().map(|&name| name.to_owned()).collect();
-            Ok::<_, anyhow::Error>(start(&resolve(&config)?, DType::F32)?.1.expect("a report"))
+            let places = Places::default();
+            let config = resolve(&config, &places)?;
+            Ok::<_, anyhow::Error>(start(&config, DType::F32, &places)?.1.expect("a report"))
         };
         let check = |edit: &dyn Fn(&mut NamedTensors), allow: &[&str], code: Code, words: &str| {
             let error = begin(edit, allow).map(|_| ()).expect_err(words);
@@ -380,17 +394,18 @@ mod tests {
     fn another_file_than_the_one_set_up_with_is_refused() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let fixture = Fixture::of("cifar")?;
-        let config = resolve(&fixture.config(Stem::Cifar, folder.path())?)?;
+        let places = Places::default();
+        let config = resolve(&fixture.config(Stem::Cifar, folder.path())?, &places)?;
         let file = PathBuf::from(&config.encoder.init);
         let mut bytes = std::fs::read(&file)?;
         assert_eq!(config.encoder.init_sha256, sha256(&bytes));
         *bytes.last_mut().expect("bytes") ^= 1;
         std::fs::write(&file, &bytes)?;
-        assert_eq!(resolve(&config)?, config, "what stands there stays");
+        assert_eq!(resolve(&config, &places)?, config, "what stands there stays");
         let code = |config: &Config| {
-            let error = resolve(config)
+            let error = resolve(config, &places)
                 .map_err(anyhow::Error::from)
-                .and_then(|config| start(&config, DType::F32))
+                .and_then(|config| start(&config, DType::F32, &places))
                 .map(|_| ())
                 .expect_err("refused");
             error.downcast::<Failure>().expect("a failure").code
@@ -405,6 +420,12 @@ mod tests {
             config
         };
         assert_eq!(code(&with(|e| e.init = "hub:timm/resnet18.a1_in1k@0".into())), Code::Config);
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let pinned = Config {
+            encoder: config::Encoder { init: format!("hub:a/b@{commit}"), ..Default::default() },
+            ..Config::default()
+        };
+        assert_eq!(code(&pinned), Code::Missing, "no cache and no network");
         assert_eq!(code(&with(|e| e.init_allow = vec!["fc.weight".into()])), Code::Config);
         std::fs::write(&file, b"PK")?;
         let mut short = config.clone();

@@ -44,6 +44,10 @@ pub trait Observer {
     fn evaluating(&mut self, what: &str) {
         let _ = what;
     }
+    /// So many steps of how many are done of fine-tuning `what`; the last batch's loss.
+    fn fine_tuning(&mut self, what: &str, steps: (usize, usize), loss: f64) {
+        let _ = (what, steps, loss);
+    }
 }
 
 /// Watches nothing.

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, OnCollapse},
     durable,
     epoch_sums::EpochSums,
-    evaluate::{MaskRange, Measure, Results, evaluate},
+    evaluate::{Evaluated, MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure},
     guard::{COLLAPSE_HELP, Dimensions, Guard},
     init,
@@ -88,14 +88,14 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Outcome> {
     // Everything that can be refused is refused before there is a folder.
-    let config = &init::resolve(config)?;
+    let config = &init::resolve(config, &options.places)?;
     let data = load_data(config, &options.places)?;
     let batch_size = config.training.batch_size;
     let resumes = options.resume && run_folder::is_run(&options.out);
     let mut learner = match resumes {
         // A checkpoint needs no file to start from.
         true => Learner::new(config, DType::F32)?,
-        false => started(config, observer)?,
+        false => started(config, &options.places, observer)?,
     };
     let folder = match resumes {
         false => RunFolder::create(&options.out, config)?,
@@ -121,7 +121,7 @@ pub fn pretrain(
         restore(config, &data, &mut learner, &latest.checkpoint)?;
         state = latest.checkpoint.state;
     } else if resumes {
-        learner = started(config, observer)?;
+        learner = started(config, &options.places, observer)?;
     }
     if let Some(results) = finished(&folder, &state, config)? {
         return Ok(Outcome { results, was_finished: true });
@@ -136,7 +136,9 @@ pub fn pretrain(
     let both = [Measure::Knn, Measure::Linear];
     let at = (state.step, state.epoch);
     let start = Instant::now();
-    let results = evaluate(config, &data, &learner, at, &both, observer)?;
+    let places = &options.places;
+    let evaluated = Evaluated { config, data: &data, learner: &learner, at, places };
+    let results = evaluate(&evaluated, &both, observer)?;
     log.metric(&Line { kind: "evaluation", line: &results })?;
     log.timing(&serde_json::json!({
         "kind": "evaluation", "step": state.step, "duration_s": start.elapsed().as_secs_f64(),
@@ -185,8 +187,12 @@ struct Line<'a, T> {
 }
 
 /// A learner at its start, from a file if there is one.
-fn started(config: &Config, observer: &mut dyn Observer) -> anyhow::Result<Learner> {
-    let (learner, report) = init::start(config, DType::F32)?;
+fn started(
+    config: &Config,
+    places: &Places,
+    observer: &mut dyn Observer,
+) -> anyhow::Result<Learner> {
+    let (learner, report) = init::start(config, DType::F32, places)?;
     if let Some(report) = report {
         observer.initialised(&report);
     }

@@ -5,6 +5,7 @@ mod dimensions;
 mod dimensions_table;
 mod hypergradient;
 mod mask;
+mod neighbours;
 
 use std::{
     fs::{self, OpenOptions},
@@ -24,6 +25,7 @@ use metamask_train::{
 pub(crate) use bounds::InspectBoundsArguments;
 pub(crate) use dimensions::InspectDimensionsArguments;
 pub(crate) use hypergradient::peak_mib;
+pub(crate) use neighbours::InspectNeighboursArguments;
 
 use crate::{
     arguments::{InspectArguments, InspectCommand},
@@ -36,6 +38,7 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         InspectCommand::Hypergradient(arguments) => hypergradient::inspect(arguments),
         InspectCommand::Dimensions(arguments) => dimensions::inspect(arguments),
         InspectCommand::Bounds(arguments) => bounds::inspect(arguments),
+        InspectCommand::Neighbours(arguments) => neighbours::inspect(arguments),
     }
 }
 

@@ -88,8 +88,8 @@ section! {
         width: usize = 16, Range::Within(1.0, 1024.0);
         /// Whether a ReLU follows a ResNet's stem. The authors' code loses it.
         stem_relu: bool = true, Range::Any;
-        /// Weights to start from: a safetensors file with torchvision's or timm's keys; empty is a
-        /// random start.
+        /// Weights to start from: a safetensors file with torchvision's or timm's keys, or
+        /// `hub:ORG/NAME@COMMIT`; empty is a random start.
         init: String = String::new(), Range::Any;
         /// SHA-256 of that file; filled in when a run is set up, and held against the file.
         init_sha256: String = String::new(), Range::Any;
