@@ -218,6 +218,13 @@ fn a_folder_of_images_is_measured_drawn_and_trained_on() {
     let stats = metamask.succeed(&["data", "stats", "folder:mine", "--bad-images", "skip"]).stdout;
     assert!(stats.contains("1 damaged files are left out"), "{stats}");
 
+    let finished = metamask.run(&["data", "preview", "folder:mine", "--out", "mine.png"]);
+    assert_refused(&finished, 65, "DATA", &["broken.png"]);
+    assert!(finished.stderr.contains("--set data.bad_images=skip"), "{}", finished.stderr);
+    let skip = ["--set", "data.bad_images=skip"];
+    metamask
+        .succeed(&[&["data", "preview", "folder:mine", "--out", "mine.png"], &skip[..]].concat());
+
     // Classes or none, a few steps of training on them end in a run.
     let mut arguments = metamask.tiny_run("labelled");
     let settings = [

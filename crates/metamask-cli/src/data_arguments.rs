@@ -64,6 +64,9 @@ pub(crate) struct ListArguments {
     /// Folder with a data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Open no connection; this command never opens one
+    #[arg(long)]
+    pub offline: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -100,6 +103,9 @@ pub(crate) struct VerifyArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Open no connection; this command never opens one
+    #[arg(long)]
+    pub offline: bool,
 }
 
 #[derive(Args, Debug)]
@@ -112,7 +118,8 @@ pub(crate) struct PreviewArguments {
     /// Preset whose views are drawn [default: quickstart]
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
-    /// Override a setting of the views, such as `augmentation.size=64`
+    /// Override a setting of views or images, such as `augmentation.size=64` or
+    /// `data.bad_images=skip`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Folder with the data set's files

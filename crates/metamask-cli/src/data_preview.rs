@@ -24,7 +24,9 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
     let preset = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
     let config = Preset::named(preset)?.config(&arguments.overrides)?;
     let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
-    let data = load(&spec, &LoadOptions { places, ..LoadOptions::default() })?;
+    let side = (config.data.image_size > 0).then_some(config.data.image_size);
+    let bad_images = config.data.bad_images;
+    let data = load(&spec, &LoadOptions { places, side, bad_images, ..LoadOptions::default() })?;
     // Labelled images if there are any: their classes are shown.
     let unlabelled = data.pretraining(data.pretraining_split())?;
     let images = if data.train.is_empty() { unlabelled.images() } else { &data.train.images };
