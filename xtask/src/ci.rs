@@ -9,7 +9,8 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask ci
 
 Everything that must hold before a change lands, cheapest first: rustfmt, the
-invariants (`tidy`), clippy and rustdoc without a warning, `test --full`.
+invariants (`tidy`), clippy and rustdoc without a warning, the command line without
+its default features, `test --full`.
 Stops at the first that fails. `.ci/run` calls this.
 
 Example:
@@ -30,6 +31,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         // Release, as everywhere: the dependencies are then compiled once.
         doc.args(["doc", "--locked", "--release", "--workspace", "--no-deps", "--quiet"]);
         shell::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+    })?;
+    step("without default features", || {
+        // Local files only: no hub. It must build; what it does is tested with the hub.
+        let mut check = shell::cargo();
+        check.args(["check", "--locked", "--release", "--package", "metamask-cli"]);
+        shell::run(check.args(["--no-default-features", "--quiet"]))
     })?;
     step("test", || test::run_tests(true))
 }
