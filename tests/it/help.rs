@@ -38,7 +38,10 @@ fn all_commands(metamask: &Metamask) -> Vec<Vec<String>> {
 fn every_command_shows_an_example() {
     let Some(metamask) = Metamask::find() else { return };
     let commands = all_commands(&metamask);
-    for name in ["pretrain", "evaluate", "inspect", "embed", "export", "presets", "data", "bench"] {
+    for name in [
+        "pretrain", "evaluate", "inspect", "embed", "export", "presets", "data", "bench",
+        "selftest",
+    ] {
         assert!(commands.iter().any(|path| path == &[name]), "{name} in {commands:?}");
     }
     for path in &commands {

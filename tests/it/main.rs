@@ -14,6 +14,7 @@ mod inspect;
 mod microscope;
 mod pretrain;
 mod resume;
+mod selftest;
 mod support;
 mod traced;
 mod transfer;

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     /// List, fetch, verify and look at data sets
     Data(DataArguments),
+    /// Hold the promises of reproducibility against this machine
+    Selftest(SelftestArguments),
 }
 
 #[derive(Args, Debug)]
@@ -331,4 +333,27 @@ Examples:
 pub(crate) struct PresetsArguments {
     /// The preset to print
     pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask selftest                 about half a minute on two cores
+  metamask selftest --kill 100
+
+Trains a small network on the embedded images, again and again, and compares what the
+runs leave, byte for byte: repeatability (same machine class, same seed: same bits),
+thread independence (1, 2 or 4 threads: same bits), restart replay (killed with SIGKILL
+at a random instant and resumed: same bits). Exit status: 0 all hold, 70 one does not;
+its runs are then kept and named.")]
+pub(crate) struct SelftestArguments {
+    /// Runs that are killed and resumed
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub kill: u16,
+    /// Draws the instants of the kills
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Where the runs lie meanwhile, up to some MB [default: the system's folder for such]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }

@@ -17,6 +17,7 @@ mod export;
 mod inspect;
 mod print;
 mod progress;
+mod selftest;
 mod signals;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Bench(arguments) => bench::run(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),
+        Command::Selftest(arguments) => selftest::selftest(&arguments),
     };
     match done {
         Ok(status) => status,

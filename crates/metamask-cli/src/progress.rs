@@ -231,6 +231,13 @@ impl Spinner {
         self.0.inc(1);
     }
 
+    /// A line of its own where there is no terminal.
+    pub fn say(&self, line: &str) {
+        if self.0.is_hidden() {
+            to_stderr(line);
+        }
+    }
+
     pub fn finish(self) {
         self.0.finish_and_clear();
     }

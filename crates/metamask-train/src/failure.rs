@@ -34,6 +34,8 @@ pub enum Code {
     NotFinite,
     /// Embeddings that collapsed, in a run that was to stop then.
     Collapsed,
+    /// A promise of reproducibility that does not hold on this machine.
+    Promise,
     /// A computation that cannot be done; not the user's doing as a rule.
     Internal,
     /// A download that failed.
@@ -50,7 +52,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the exit statuses.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Usage,
         Self::Config,
         Self::Device,
@@ -64,6 +66,7 @@ impl Code {
         Self::Download,
         Self::NotFinite,
         Self::Collapsed,
+        Self::Promise,
         Self::Internal,
         Self::OutDir,
         Self::Io,
@@ -99,6 +102,7 @@ impl Code {
             Self::Download => "DOWNLOAD",
             Self::NotFinite => "NOT-FINITE",
             Self::Collapsed => "COLLAPSED",
+            Self::Promise => "PROMISE",
             Self::Internal => "INTERNAL",
             Self::OutDir => "OUT-DIR",
             Self::Io => "IO",
@@ -118,7 +122,7 @@ impl Code {
             | Self::CheckpointVersion => 65,
             Self::Missing | Self::CheckpointMissing => 66,
             Self::Download => 69,
-            Self::NotFinite | Self::Collapsed | Self::Internal => 70,
+            Self::NotFinite | Self::Collapsed | Self::Promise | Self::Internal => 70,
             Self::OutDir => 73,
             Self::Io | Self::DiskFull => 74,
             Self::Locked => 75,
