@@ -96,6 +96,10 @@ pub(crate) struct PretrainArguments {
     /// What to do when the embeddings collapse: short for --set guard.on_collapse=WORD
     #[arg(long, value_name = "warn|stop")]
     pub on_collapse: Option<String>,
+    /// Keep a step that fails, as it was before, for `metamask doctor`; costs a copy of the
+    /// state in every step
+    #[arg(long)]
+    pub dump_on_error: bool,
     /// Open no connection: data that are not here are an error
     #[arg(long)]
     pub offline: bool,

@@ -39,7 +39,8 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         let message = format!("note: {}: no run to resume, starting it", shown(&out));
         print::to_stderr(&message);
     }
-    let options = RunOptions { out, resume: arguments.resume, places };
+    let (resume, dump_on_error) = (arguments.resume, arguments.dump_on_error);
+    let options = RunOptions { out, resume, places, dump_on_error };
     let signals = Signals::listen()?;
     let mut progress = Progress::with_signals(signals.clone());
     let outcome = metamask_train::pretrain(&config, &options, &mut progress);

@@ -47,6 +47,8 @@ pub struct Iteration {
     pub base_loss: f64,
     /// L_drr, where it has a weight beside B.
     pub redundancy_loss: Option<f64>,
+    /// ∇_θ L, a tensor for each group of θ.
+    pub gradient: Vec<Tensor>,
     /// ‖∇_θ L‖
     pub gradient_norm: f64,
     /// h of view a, `[batch, D]`, without the mask.
@@ -141,6 +143,7 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], moment: &Moment) ->
         base_loss,
         redundancy_loss,
         gradient_norm: norm(&gradient)?,
+        gradient,
         features: h_a,
         embeddings,
         meta: found,

@@ -166,7 +166,7 @@ impl Learner {
     }
 
     /// The groups of weights and running statistics with what their names begin with.
-    fn named_groups(&self) -> Vec<(ParameterGroup, String)> {
+    pub(crate) fn named_groups(&self) -> Vec<(ParameterGroup, String)> {
         let heads = [Some(&self.head), self.predictor.as_ref(), self.redundancy_head.as_ref()];
         let encoder = self.encoder.parameters().iter().chain(self.encoder.running_statistics());
         let heads = heads.into_iter().flatten();
@@ -181,7 +181,7 @@ impl Learner {
     }
 
     /// What the names of each of [`Self::groups`] begin with.
-    fn prefixes(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &'static str> {
         let n_encoder = self.encoder.parameters().len();
         (0..self.groups.len()).map(move |i| if i < n_encoder { ENCODER } else { "" })
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use metamask_data::{Dataset, LoadOptions, Places};
 use metamask_eval::{DimensionSpread, embedding_spread};
 use metamask_optim::MaskForm;
@@ -12,10 +12,12 @@ use crate::{
     algorithm::{Iteration, iteration, norm},
     checkpoint::{Checkpoint, Checkpoints, Identity, State},
     config::{Config, OnCollapse},
+    dump::Before,
     durable,
     epoch_sums::EpochSums,
     evaluate::{Evaluated, MaskRange, Measure, Results, evaluate},
-    failure::{Code, Failure},
+    failure::{Code, Failure, one_line, shown},
+    finite,
     guard::{COLLAPSE_HELP, Dimensions, Guard},
     init,
     learner::Learner,
@@ -36,6 +38,9 @@ pub struct RunOptions {
     pub resume: bool,
     /// Where data sets are looked for and kept.
     pub places: Places,
+    /// Whether a step that fails leaves a dump; each step then begins with a copy of
+    /// the state.
+    pub dump_on_error: bool,
 }
 
 /// How a run ended.
@@ -132,7 +137,8 @@ pub fn pretrain(
         durable::remove(&folder.results())?;
     }
     let mut log = RunLog::open(&folder, state.step)?;
-    train(config, &data, &mut learner, &mut state, (&folder, &checkpoints, &mut log), observer)?;
+    let into = Into { folder: &folder, checkpoints: &checkpoints, log: &mut log };
+    train(config, &data, (&mut learner, &mut state), into, options, observer)?;
     let both = [Measure::Knn, Measure::Linear];
     let at = (state.step, state.epoch);
     let start = Instant::now();
@@ -208,12 +214,19 @@ fn finished(folder: &RunFolder, state: &State, config: &Config) -> anyhow::Resul
     }
 }
 
+/// Where training leaves what it finds.
+struct Into<'a> {
+    folder: &'a RunFolder,
+    checkpoints: &'a Checkpoints,
+    log: &'a mut RunLog,
+}
+
 fn train(
     config: &Config,
     data: &Dataset,
-    learner: &mut Learner,
-    state: &mut State,
-    (folder, checkpoints, log): (&RunFolder, &Checkpoints, &mut RunLog),
+    (learner, state): (&mut Learner, &mut State),
+    Into { folder, checkpoints, log }: Into<'_>,
+    options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> anyhow::Result<()> {
     let (epochs, batch_size) = (config.training.epochs, config.training.batch_size);
@@ -243,10 +256,20 @@ fn train(
         for _ in first..steps_per_epoch {
             let pair = views.next_batch()?;
             let moment = Moment::of(config, state.step, steps_per_epoch);
-            let found = iteration(learner, &pair, &moment)?;
+            let before = match options.dump_on_error {
+                true => Some(Before::of(learner, *state, &pair)?),
+                false => None,
+            };
+            let found = sound_iteration(learner, &pair, &moment, state.step + 1);
+            let found = found.map_err(|failure| {
+                let failure = with_kept(failure, checkpoints);
+                let Some(before) = before else { return failure };
+                let said = (steps_per_epoch, failure.message.as_str());
+                let dump = before.write(&folder.dumps(), config, &checkpoints.identity, said);
+                with_dump(failure, dump)
+            })?;
             state.step += 1;
             let mut report = report(state.step, epoch + 1, &found)?;
-            check_finite(&report, &found, checkpoints)?;
             let every = config.log.every_steps as u64;
             if every > 0 && (state.step == 1 || state.step.is_multiple_of(every)) {
                 report.dimensions = Some(Dimensions::of(learner, &found)?);
@@ -348,7 +371,7 @@ fn collapsed(
         OnCollapse::Stop => {
             log.sync()?;
             let failure = Failure::new(Code::Collapsed, warning).help(COLLAPSE_HELP);
-            return Err(with_kept(failure, checkpoints)?.into());
+            return Err(with_kept(failure, checkpoints).into());
         }
     }
     Ok(())
@@ -386,26 +409,51 @@ fn report(step: u64, epoch: u64, found: &Iteration) -> candle_core::Result<StepR
     })
 }
 
-/// Stops at the step in which a number is lost.
-fn check_finite(
-    report: &StepReport,
-    found: &Iteration,
-    checkpoints: &Checkpoints,
-) -> anyhow::Result<()> {
-    let hypergradient = match &found.meta {
-        None => 0.0,
-        Some(meta) => norm(std::slice::from_ref(&meta.total))?,
+/// One iteration that lost no number. Its gradient, which has served, is gone.
+fn sound_iteration(
+    learner: &mut Learner,
+    views: &[Tensor; 2],
+    moment: &Moment,
+    step: u64,
+) -> Result<Iteration, Failure> {
+    let cannot = |error: candle_core::Error| Failure::new(Code::Internal, one_line(&error.into()));
+    let mut found = iteration(learner, views, moment).map_err(cannot)?;
+    if finite::is_finite(learner, &found).map_err(cannot)? {
+        found.gradient.clear();
+        return Ok(found);
+    }
+    let parts = finite::examine(learner, views, &found).map_err(cannot)?;
+    let lost = match parts.iter().find(|part| part.bad > 0) {
+        Some(part) => part.to_string(),
+        None => format!("the gradient's norm is {}, expected a number", found.gradient_norm),
     };
-    let numbers = [
-        ("loss", report.loss),
-        ("gradient", report.gradient_norm),
-        ("hypergradient", hypergradient),
-    ];
-    match numbers.into_iter().find(|(_, number)| !number.is_finite()) {
-        None => Ok(()),
-        Some((what, number)) => {
-            Err(lost(checkpoints, format!("step {}: the {what} is {number}", report.step))?.into())
+    Err(not_finite(step, &lost))
+}
+
+fn not_finite(step: u64, lost: &str) -> Failure {
+    Failure::new(Code::NotFinite, format!("step {step}: {lost}")).help(NOT_FINITE_HELP)
+}
+
+const NOT_FINITE_HELP: &str = "lower `optimizer.learning_rate` or `mask.learning_rate`; \
+     `--resume --dump-on-error` comes to the same step and keeps it for `metamask doctor`";
+
+/// Says where the dump of the step is, or why there is none.
+fn with_dump(failure: Failure, dump: anyhow::Result<PathBuf>) -> Failure {
+    let (kept, help) = match dump {
+        Ok(path) => {
+            let path = shown(&path);
+            (format!("the step, in {path}"), format!("see `metamask doctor {path}`"))
         }
+        Err(error) => (format!("no dump of the step: {}", one_line(&error)), String::new()),
+    };
+    let join = |old: &Option<String>, new: String| match old {
+        Some(old) => format!("{old}; {new}"),
+        None => new,
+    };
+    let kept = Some(join(&failure.kept, kept));
+    match help.is_empty() {
+        true => Failure { kept, ..failure },
+        false => Failure { kept, help: Some(help), ..failure },
     }
 }
 
@@ -415,26 +463,21 @@ fn check_savable(checkpoint: &Checkpoint, checkpoints: &Checkpoints) -> anyhow::
     for (name, tensor) in model.iter().chain(optim).chain(mask).chain(departure) {
         let bad = crate::checkpoint::count_not_finite(tensor)?;
         if bad > 0 {
-            let step = checkpoint.state.step;
-            let message = format!("step {step}: `{name}` has {bad} values that are not finite");
-            return Err(lost(checkpoints, message)?.into());
+            let part =
+                format!("{name} has {bad} of {} values that are not finite", tensor.elem_count());
+            return Err(with_kept(not_finite(checkpoint.state.step, &part), checkpoints).into());
         }
     }
     Ok(())
 }
 
-fn lost(checkpoints: &Checkpoints, message: String) -> Result<Failure, Failure> {
-    let failure = Failure::new(Code::NotFinite, message)
-        .help("try a lower `optimizer.learning_rate` or `mask.learning_rate`");
-    with_kept(failure, checkpoints)
-}
-
 /// Says which checkpoint is safe.
-fn with_kept(failure: Failure, checkpoints: &Checkpoints) -> Result<Failure, Failure> {
-    Ok(match checkpoints.steps()?.last() {
+fn with_kept(failure: Failure, checkpoints: &Checkpoints) -> Failure {
+    // A folder that cannot be read is another failure, and not this one's.
+    match checkpoints.steps().ok().and_then(|steps| steps.last().copied()) {
         Some(step) => failure.kept(format!("step {step}")),
         None => failure,
-    })
+    }
 }
 
 fn epoch_report(

@@ -14,7 +14,7 @@ use crate::{
     failure::{Code, Failure, shown},
 };
 
-const CONFIG: &str = "config.toml";
+pub(crate) const CONFIG: &str = "config.toml";
 const LOCK: &str = "run.lock";
 const RESULTS: &str = "results.json";
 
@@ -95,6 +95,11 @@ impl RunFolder {
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
+    }
+
+    /// The folder of steps that failed, each as it was before.
+    pub fn dumps(&self) -> PathBuf {
+        self.path.join("dumps")
     }
 
     /// The log of results.

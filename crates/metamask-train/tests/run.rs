@@ -2,7 +2,6 @@
 
 use std::{fs, path::Path};
 
-use metamask_data::Places;
 use metamask_train::{
     Code, Config, Failure, Interrupted, Observer, Outcome, RunOptions,
     observer::{EpochReport, Silent},
@@ -35,7 +34,7 @@ fn config(overrides: &[&str]) -> anyhow::Result<Config> {
 }
 
 fn run(out: &Path, overrides: &[&str], observer: &mut dyn Observer) -> anyhow::Result<Outcome> {
-    let options = RunOptions { out: out.to_owned(), resume: true, places: Places::default() };
+    let options = RunOptions { out: out.to_owned(), resume: true, ..RunOptions::default() };
     pretrain(&config(overrides)?, &options, observer)
 }
 

@@ -22,6 +22,7 @@ use std::{
 use metamask_ops::Kernel;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use crate::finite::count_not_finite;
 use crate::{
     durable,
     epoch_sums::EpochSums,
@@ -31,7 +32,7 @@ pub use manifest::Identity;
 pub(crate) use manifest::sha256;
 use manifest::{FORMAT, FileRecord, Manifest};
 pub use tensors::NamedTensors;
-pub(crate) use tensors::{count_not_finite, encode, open};
+pub(crate) use tensors::{encode, open};
 
 const MANIFEST: &str = "MANIFEST.json";
 const DEPARTURE: &str = "departure.safetensors";

@@ -16,7 +16,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::failure::Code;
+use crate::{failure::Code, finite::count_not_finite};
 
 /// Tensors by name, PyTorch's names and layouts, on the CPU.
 pub type NamedTensors = BTreeMap<String, Tensor>;
@@ -85,16 +85,6 @@ pub(crate) fn open(bytes: &[u8]) -> Result<SafeTensors<'_>, (Code, String)> {
 pub(super) fn is_empty(bytes: &[u8]) -> bool {
     check_names(bytes).is_ok()
         && SafeTensors::deserialize(bytes).is_ok_and(|file| file.names().is_empty())
-}
-
-/// How many of a tensor's numbers are NaN or infinite.
-pub(crate) fn count_not_finite(tensor: &Tensor) -> candle_core::Result<usize> {
-    let flat = tensor.flatten_all()?;
-    Ok(match tensor.dtype() {
-        DType::F64 => flat.to_vec1::<f64>()?.iter().filter(|x| !x.is_finite()).count(),
-        DType::I64 => 0,
-        _ => flat.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count(),
-    })
 }
 
 /// The header begins with `{`, is not too long, and names no tensor twice.
