@@ -244,9 +244,14 @@ pub struct Theta {
 /// The encoder of a configuration at its seeded start.
 pub(crate) fn seeded_encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
     let key = Key::new(config.run.seed, Purpose::Initialisation);
+    encoder_config(config).build(key, dtype, &Device::Cpu)
+}
+
+/// The encoder that a configuration asks for.
+pub(crate) fn encoder_config(config: &Config) -> EncoderConfig {
     let config::Encoder { architecture, depth, stem, width, stem_relu, .. } = config.encoder;
     let precision = config.engine.precision.into();
-    let encoder = match architecture {
+    match architecture {
         Architecture::ResNet => {
             EncoderConfig::ResNet(ResNetConfig { depth, stem, width, stem_relu, precision })
         }
@@ -255,8 +260,7 @@ pub(crate) fn seeded_encoder(config: &Config, dtype: DType) -> Result<Box<dyn En
             image_size: config.augmentation.size,
             ..Default::default()
         }),
-    };
-    encoder.build(key, dtype, &Device::Cpu)
+    }
 }
 
 fn optimizer_config(o: &config::Optimizer) -> OptimizerConfig {

@@ -3,6 +3,7 @@
 //! [`algorithm`] is the method; read it first. [`pretrain()`] puts data, files and
 //! an [`Observer`] around it. Printing and arguments belong to the command line.
 
+pub mod advice;
 pub mod algorithm;
 pub mod checkpoint;
 pub mod compare;
@@ -17,11 +18,13 @@ pub mod export;
 mod failure;
 pub mod fine_tune;
 pub mod finite;
+pub mod forecast;
 pub mod guard;
 pub mod init;
 mod learner;
 mod lookahead;
 pub mod losses;
+pub mod machine;
 pub mod moment;
 mod named;
 pub mod neighbours;

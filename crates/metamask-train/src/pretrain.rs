@@ -1,6 +1,10 @@
 //! A run from its configuration to its results: data, steps, checkpoints, evaluation.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use candle_core::{DType, Tensor};
 use metamask_data::{Dataset, LoadOptions, Places};
@@ -10,18 +14,19 @@ use serde::Serialize;
 
 use crate::{
     algorithm::{Iteration, iteration, norm},
-    checkpoint::{Checkpoint, Checkpoints, Identity, State},
+    checkpoint::{Checkpoint, Checkpoints, Identity, State, encoded_bytes},
     config::{Config, OnCollapse},
     dump::Before,
     durable,
     epoch_sums::EpochSums,
     evaluate::{Evaluated, MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure, one_line, shown},
-    finite,
+    finite, forecast,
     guard::{COLLAPSE_HELP, Dimensions, Guard},
     init,
     learner::Learner,
     losses::chance_level,
+    machine,
     moment::Moment,
     observer::{EpochReport, Observer, Plan, StepReport},
     run_folder::{self, RunFolder},
@@ -102,6 +107,8 @@ pub fn pretrain(
         true => Learner::new(config, DType::F32)?,
         false => started(config, &options.places, observer)?,
     };
+    let like = learner.like_checkpoint(batch_size)?;
+    check_free_disk(config, &data, &options.out, &like)?;
     let folder = match resumes {
         false => RunFolder::create(&options.out, config)?,
         true => RunFolder::open(&options.out)?,
@@ -121,7 +128,7 @@ pub fn pretrain(
     checkpoints.remove_partial()?;
 
     let mut state = State::default();
-    if let Some(latest) = checkpoints.latest(&learner.like_checkpoint(batch_size)?)? {
+    if let Some(latest) = checkpoints.latest(&like)? {
         latest.rejected.iter().for_each(|failure| observer.rejected(failure));
         restore(config, &data, &mut learner, &latest.checkpoint)?;
         state = latest.checkpoint.state;
@@ -131,6 +138,7 @@ pub fn pretrain(
     if let Some(results) = finished(&folder, &state, config)? {
         return Ok(Outcome { results, was_finished: true });
     }
+    checkpoints.try_save(&Checkpoint { state, ..like })?;
 
     // A damaged last checkpoint may have taken a finished run back.
     if folder.results().exists() {
@@ -148,12 +156,57 @@ pub fn pretrain(
     log.metric(&Line { kind: "evaluation", line: &results })?;
     log.timing(&serde_json::json!({
         "kind": "evaluation", "step": state.step, "duration_s": start.elapsed().as_secs_f64(),
+        "peak_memory_bytes": machine::peak_memory(),
     }))?;
     log.sync()?;
     let mut text = serde_json::to_vec_pretty(&results)?;
     text.push(b'\n');
     durable::replace(&folder.results(), &text)?;
     Ok(Outcome { results, was_finished: false })
+}
+
+/// Refuses a run whose checkpoints will not fit, with the figures.
+fn check_free_disk(
+    config: &Config,
+    data: &Dataset,
+    out: &Path,
+    like: &Checkpoint,
+) -> anyhow::Result<()> {
+    let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
+    let steps_per_epoch = (images.len() / config.training.batch_size) as u64;
+    let checkpoint = encoded_bytes(like)?;
+    let (needed, _) = forecast::disk_bytes(config, checkpoint, steps_per_epoch);
+    // What a run that is resumed has already is not needed again.
+    let there = folder_bytes(out);
+    let free = machine::free_disk(out);
+    match free.filter(|free| *free < needed.saturating_sub(there)) {
+        None => Ok(()),
+        Some(free) => {
+            let mega = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+            let message = format!(
+                "needs about {} ({} for a checkpoint, at most {} of them at a time), {} are free",
+                mega(needed.saturating_sub(there)),
+                mega(checkpoint),
+                config.checkpoint.keep + 1,
+                mega(free)
+            );
+            Err(Failure::at(Code::DiskFull, out, message)
+                .help("free some space, or choose another disk with --out")
+                .into())
+        }
+    }
+}
+
+/// Bytes of the files in a folder and below; what cannot be read counts nothing.
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// Takes a learner to where a checkpoint left it, to go on training: the regular

@@ -35,6 +35,8 @@ pub use tensors::NamedTensors;
 pub(crate) use tensors::{encode, open};
 
 const MANIFEST: &str = "MANIFEST.json";
+/// Where a trial save is written.
+const TRIAL: &str = ".trial";
 const DEPARTURE: &str = "departure.safetensors";
 const FILES: [&str; 5] =
     [DEPARTURE, "mask.safetensors", "model.safetensors", "optim.safetensors", "state.json"];
@@ -118,35 +120,7 @@ impl Checkpoints {
         let step = checkpoint.state.step;
         let target = self.path(step);
         let partial = self.folder.join(format!(".{}.partial", name(step)));
-        self.create_folder(&partial)?;
-
-        let metadata = serde_json::to_string(&checkpoint.state)?;
-        let mut state = serde_json::to_vec_pretty(&checkpoint.state)?;
-        state.push(b'\n');
-        let contents = [
-            tensors::encode(&checkpoint.departure, &metadata)?,
-            tensors::encode(&checkpoint.mask, &metadata)?,
-            tensors::encode(&checkpoint.model, &metadata)?,
-            tensors::encode(&checkpoint.optim, &metadata)?,
-            state,
-        ];
-        let mut files = BTreeMap::new();
-        for (file, bytes) in FILES.iter().zip(&contents) {
-            durable::write(&partial.join(file), bytes)?;
-            let record = FileRecord { bytes: bytes.len() as u64, sha256: sha256(bytes) };
-            files.insert((*file).to_owned(), record);
-        }
-        let manifest = Manifest {
-            format: FORMAT,
-            step,
-            identity: self.identity.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: format!("{} {:?}", std::env::consts::ARCH, Kernel::current()).to_lowercase(),
-            files,
-            manifest_sha256: String::new(),
-        };
-        durable::write(&partial.join(MANIFEST), &manifest.to_bytes())?;
-        durable::sync_folder(&partial)?;
+        self.write(&partial, checkpoint)?;
         if target.exists() {
             // Only one that does not verify, or that this run wrote before, can be here.
             remove(&target)?;
@@ -159,6 +133,25 @@ impl Checkpoints {
             remove(&self.path(old))?;
         }
         Ok(target)
+    }
+
+    /// Writes a checkpoint, verifies it, and takes it away again: what would fail at the
+    /// end of the first epoch fails now.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn try_save(&self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        let step = checkpoint.state.step;
+        // `read_verified` asks for the name that the step gives.
+        let folder = self.folder.join(TRIAL);
+        let trial = Self { folder: folder.clone(), ..self.clone() };
+        let tried = trial
+            .write(&trial.path(step), checkpoint)
+            .and_then(|()| Ok(read_verified(&trial.path(step), &self.identity, checkpoint)?));
+        if folder.exists() {
+            remove(&folder)?;
+        }
+        tried.map(|_| ())
     }
 
     /// The newest checkpoint that verifies, `None` if there is no checkpoint at
@@ -190,7 +183,7 @@ impl Checkpoints {
     /// If something cannot be removed.
     pub fn remove_partial(&self) -> Result<(), Failure> {
         for entry in self.entries()? {
-            if entry.starts_with(".step-") && entry.ends_with(".partial") {
+            if entry == TRIAL || entry.starts_with(".step-") && entry.ends_with(".partial") {
                 remove(&self.folder.join(entry))?;
             }
         }
@@ -226,12 +219,55 @@ impl Checkpoints {
         }
     }
 
+    /// Writes a checkpoint's files into a folder, until they are on the disk.
+    fn write(&self, folder: &Path, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        self.create_folder(folder)?;
+        let contents = contents(checkpoint)?;
+        let mut files = BTreeMap::new();
+        for (file, bytes) in FILES.iter().zip(&contents) {
+            durable::write(&folder.join(file), bytes)?;
+            let record = FileRecord { bytes: bytes.len() as u64, sha256: sha256(bytes) };
+            files.insert((*file).to_owned(), record);
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            step: checkpoint.state.step,
+            identity: self.identity.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: format!("{} {:?}", std::env::consts::ARCH, Kernel::current()).to_lowercase(),
+            files,
+            manifest_sha256: String::new(),
+        };
+        durable::write(&folder.join(MANIFEST), &manifest.to_bytes())?;
+        Ok(durable::sync_folder(folder)?)
+    }
+
     fn create_folder(&self, partial: &Path) -> Result<(), Failure> {
         if partial.exists() {
             remove(partial)?;
         }
         fs::create_dir_all(partial).map_err(|error| Failure::io(partial, "create", &error))
     }
+}
+
+/// The bytes of each of [`FILES`].
+fn contents(checkpoint: &Checkpoint) -> anyhow::Result<[Vec<u8>; 5]> {
+    let metadata = serde_json::to_string(&checkpoint.state)?;
+    let mut state = serde_json::to_vec_pretty(&checkpoint.state)?;
+    state.push(b'\n');
+    Ok([
+        tensors::encode(&checkpoint.departure, &metadata)?,
+        tensors::encode(&checkpoint.mask, &metadata)?,
+        tensors::encode(&checkpoint.model, &metadata)?,
+        tensors::encode(&checkpoint.optim, &metadata)?,
+        state,
+    ])
+}
+
+/// Bytes that a checkpoint takes on the disk.
+pub(crate) fn encoded_bytes(checkpoint: &Checkpoint) -> anyhow::Result<u64> {
+    const MANIFEST_BYTES: u64 = 1500;
+    Ok(contents(checkpoint)?.iter().map(|bytes| bytes.len() as u64).sum::<u64>() + MANIFEST_BYTES)
 }
 
 fn name(step: u64) -> String {
