@@ -39,7 +39,7 @@ fn every_command_shows_an_example() {
     let Some(metamask) = Metamask::find() else { return };
     let commands = all_commands(&metamask);
     for name in [
-        "pretrain", "evaluate", "inspect", "embed", "export", "presets", "data", "bench",
+        "pretrain", "evaluate", "inspect", "embed", "export", "presets", "data", "bench", "doctor",
         "selftest",
     ] {
         assert!(commands.iter().any(|path| path == &[name]), "{name} in {commands:?}");

@@ -5,9 +5,11 @@
 
 mod bad_input;
 mod data;
+mod doctor;
 mod embed;
 mod export;
 mod fine_tune;
+mod forecast;
 mod help;
 mod hypergradient;
 mod inspect;

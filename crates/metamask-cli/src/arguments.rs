@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     /// List, fetch, verify and look at data sets
     Data(DataArguments),
+    /// Look at a configuration before hours are spent on it, at a run, or at a failed step
+    Doctor(DoctorArguments),
     /// Hold the promises of reproducibility against this machine
     Selftest(SelftestArguments),
 }
@@ -58,6 +60,7 @@ Examples:
   metamask pretrain --resume                      go on with the run that was interrupted
   metamask pretrain --print-config > mine.toml    every setting, explained
   metamask pretrain --config mine.toml --out runs/mine
+  metamask pretrain --config mine.toml --dry-run  what it will take: time, memory, disk
   metamask pretrain --set encoder.width=64 --init resnet18.safetensors --init-allow fc.weight fc.bias
   metamask pretrain --set encoder.width=64 --init hub:ORG/NAME@COMMIT    its model.safetensors
 
@@ -109,6 +112,10 @@ pub(crate) struct PretrainArguments {
     /// Worker threads; results do not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Print what the run will take (time, memory, disk, FLOPs), and stop: a few steps are
+    /// tried, nothing is written
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print every setting with its meaning, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -337,6 +344,40 @@ Examples:
 pub(crate) struct PresetsArguments {
     /// The preset to print
     pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask doctor mine.toml                       or the name of a preset
+  metamask doctor quickstart --set training.batch_size=512
+  metamask doctor runs/RUN                        its checkpoints, too
+  metamask doctor runs/RUN/dumps/step-0000812     a step that `--dump-on-error` kept
+
+Of a configuration: the data and their checksum, stem against image size, batch against
+data and queue, temperature, learning rate, precision, and time, memory and disk against
+what this machine has; a few steps are tried, nothing is written. Of a dump: the step is
+taken again, and the first tensor that is not finite is named.
+Exit status: 0 it can be run (warnings or not), else that of the error, as in docs/errors.md.")]
+pub(crate) struct DoctorArguments {
+    /// Configuration file, preset, run's folder, or the dump of a step
+    #[arg(value_name = "CONFIG|RUN|DUMP")]
+    pub target: String,
+    /// Override a setting, such as `training.epochs=30`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Open no connection: data that are not here are an error
+    #[arg(long)]
+    pub offline: bool,
+    /// Worker threads [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

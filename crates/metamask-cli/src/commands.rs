@@ -8,14 +8,15 @@ use std::{
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, RunOptions,
     checkpoint::{Checkpoints, State},
-    init,
+    forecast::forecast,
+    init, load_data,
     presets::{self, Preset},
     run_folder, shown,
 };
 
 use crate::{
     arguments::{PresetsArguments, PretrainArguments},
-    data_places, print,
+    data_places, dry_run, print,
     progress::Progress,
     signals::Signals,
 };
@@ -35,6 +36,12 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         PathBuf::from("runs").join(format!("{name}-s{}-{hash}", config.run.seed))
     };
     let out = arguments.out.clone().unwrap_or_else(default);
+    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    if arguments.dry_run {
+        let forecast = forecast(&config, &load_data(&config, &places)?)?;
+        print::to_stdout(&dry_run::table(&config, &out, &forecast))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.resume && !run_folder::is_run(&out) {
         let message = format!("note: {}: no run to resume, starting it", shown(&out));
         print::to_stderr(&message);
@@ -89,6 +96,12 @@ fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Confi
         let name = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
         return Ok((name.to_owned(), Preset::named(name)?.config(&overrides)?));
     };
+    let stem = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+    Ok((stem.into_owned(), read_config_file(path, &overrides)?))
+}
+
+/// A configuration from its file.
+pub(crate) fn read_config_file(path: &Path, overrides: &[String]) -> Result<Config, Failure> {
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Failure::at(Code::Missing, path, "is not there, expected a configuration file")
@@ -97,8 +110,7 @@ fn configuration(arguments: &PretrainArguments) -> anyhow::Result<(String, Confi
     })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::at(Code::Config, path, "is no UTF-8 text, expected TOML"))?;
-    let stem = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
-    Ok((stem.into_owned(), Config::read(&text, &shown(path), &overrides)?))
+    Config::read(&text, &shown(path), overrides)
 }
 
 fn check_device(device: &str) -> Result<(), Failure> {

@@ -11,6 +11,8 @@ mod data_arguments;
 mod data_places;
 mod data_preview;
 mod data_stats;
+mod doctor;
+mod dry_run;
 mod embed;
 mod evaluate;
 mod export;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Bench(arguments) => bench::run(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Selftest(arguments) => selftest::selftest(&arguments),
     };
     match done {
