@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     metamask_ops::keep_candle_on_one_thread();
     silence_guarded_panics();
     let arguments = Arguments::parse();
-    let done = match arguments.command {
+    let done = signals::survive_limits_of_files().and_then(|()| match arguments.command {
         Command::Pretrain(arguments) => commands::pretrain(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments).map(success),
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Command::Data(arguments) => data::data(&arguments).map(success),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Selftest(arguments) => selftest::selftest(&arguments),
-    };
+    });
     match done {
         Ok(status) => status,
         Err(error) => {

@@ -8,12 +8,22 @@ use std::sync::{
 
 use anyhow::Context as _;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ},
     flag,
 };
 
 /// What a shell adds to the number of the signal that ended a program.
 const ENDED_BY_SIGNAL: usize = 128;
+
+/// A file that may not grow is an error of the write, not the end of the program.
+///
+/// # Errors
+/// If the system does not let us listen.
+pub(crate) fn survive_limits_of_files() -> anyhow::Result<()> {
+    // Whoever catches the signal gets EFBIG; nobody asks the flag.
+    flag::register(SIGXFSZ, Arc::default()).context("failed to listen for signals")?;
+    Ok(())
+}
 
 /// Remembers the signal that came.
 #[derive(Clone, Debug, Default)]

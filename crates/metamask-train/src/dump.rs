@@ -181,16 +181,31 @@ fn read_record(path: &Path) -> Result<Record, Failure> {
         }
         Err(error) => return Err(Failure::io(path, "read", &error)),
     };
-    let malformed = |error: String| Failure::at(Code::CheckpointHeader, path, error);
-    let claim: serde_json::Value = serde_json::from_slice(&bytes)
-        .map_err(|error| malformed(format!("is malformed: {error}")))?;
+    record(&bytes).map_err(|(code, message)| Failure::at(code, path, message)).map_err(|failure| {
+        match failure.code {
+            Code::CheckpointVersion => failure.help("update metamask"),
+            _ => failure,
+        }
+    })
+}
+
+/// The words of a `dump.json`.
+pub(crate) fn record(bytes: &[u8]) -> Result<Record, (Code, String)> {
+    let malformed =
+        |error: serde_json::Error| (Code::CheckpointHeader, format!("is malformed: {error}"));
+    let claim: serde_json::Value = serde_json::from_slice(bytes).map_err(malformed)?;
     match claim["format"].as_u64() {
         Some(format) if format > u64::from(FORMAT) => {
             let message = format!("format {format}, this program reads 1 to {FORMAT}");
-            Err(Failure::at(Code::CheckpointVersion, path, message).help("update metamask"))
+            Err((Code::CheckpointVersion, message))
         }
-        _ => serde_json::from_value(claim)
-            .map_err(|error| malformed(format!("is malformed: {error}"))),
+        _ => {
+            let record: Record = serde_json::from_value(claim).map_err(malformed)?;
+            match record.step {
+                0 => Err((Code::CheckpointHeader, "is malformed: steps begin with 1".to_owned())),
+                _ => Ok(record),
+            }
+        }
     }
 }
 

@@ -173,6 +173,10 @@ impl Failure {
                 Self::at(Code::DiskFull, path, format!("failed to {doing}: {error}"))
                     .help("free some space, then repeat the command with --resume")
             }
+            io::ErrorKind::FileTooLarge => {
+                Self::at(Code::Io, path, format!("failed to {doing}: {error}"))
+                    .help("see `ulimit -f`, then repeat the command with --resume")
+            }
             _ => Self::at(Code::Io, path, format!("failed to {doing}: {error}")),
         }
     }

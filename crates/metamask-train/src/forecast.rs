@@ -81,6 +81,13 @@ pub fn disk_bytes(config: &Config, checkpoint_bytes: u64, steps_per_epoch: u64) 
     ((kept + 1) * checkpoint_bytes + rest, kept * checkpoint_bytes + rest)
 }
 
+/// What the file system adds to that, in blocks that are not full.
+pub(crate) fn blocks_bytes(config: &Config) -> u64 {
+    const BLOCK: u64 = 4096;
+    const FILES_AND_FOLDERS: u64 = 8;
+    (config.checkpoint.keep as u64 + 2) * FILES_AND_FOLDERS * BLOCK
+}
+
 /// Takes a few steps of a run and says what all of it will take. The data are those of
 /// the configuration.
 ///

@@ -34,6 +34,7 @@ pub mod pretrain;
 pub mod run_folder;
 mod run_log;
 mod unlabelled;
+pub mod untrusted;
 pub mod views;
 
 pub use config::Config;

@@ -176,6 +176,7 @@ fn check_free_disk(
     let steps_per_epoch = (images.len() / config.training.batch_size) as u64;
     let checkpoint = encoded_bytes(like)?;
     let (needed, _) = forecast::disk_bytes(config, checkpoint, steps_per_epoch);
+    let needed = needed + forecast::blocks_bytes(config);
     // What a run that is resumed has already is not needed again.
     let there = folder_bytes(out);
     let free = machine::free_disk(out);

@@ -46,7 +46,9 @@ impl RunFolder {
         refuse_existing(path)?;
         fs::create_dir_all(parent).map_err(|error| cannot_create(parent, &error))?;
 
-        let staging = parent.join(format!(".{}.{}", std::process::id(), name.to_string_lossy()));
+        // A name of the longest kind leaves no room for more; its hash is as good.
+        let hash = &sha256(name.as_encoded_bytes())[..8];
+        let staging = parent.join(format!(".metamask-{}-{hash}", std::process::id()));
         fs::create_dir(&staging).map_err(|error| cannot_create(path, &error))?;
         let made = lock(&staging, path).and_then(|lock| {
             let text = config.to_annotated_toml();

@@ -71,24 +71,29 @@ fn append((path, file): &mut (PathBuf, File), line: &impl Serialize) -> Result<(
 
 /// Keeps the lines of training up to `step`; evaluation is done again.
 fn truncate(path: &Path, step: u64) -> Result<(), Failure> {
-    #[derive(Deserialize)]
-    struct Line {
-        kind: String,
-        step: u64,
-    }
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Failure::io(path, "read", &error)),
         Ok(text) => text,
     };
+    let kept = up_to(&text, step);
+    if kept == text { Ok(()) } else { durable::replace(path, &kept) }
+}
+
+/// The whole lines of training up to `step`.
+pub(crate) fn up_to(text: &[u8], step: u64) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Line {
+        kind: String,
+        step: u64,
+    }
     let keep = |line: &&[u8]| {
         line.ends_with(b"\n")
             && serde_json::from_slice::<Line>(line)
                 .is_ok_and(|line| line.step <= step && line.kind != "evaluation")
     };
     let kept: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').filter(keep).collect();
-    let kept = kept.concat();
-    if kept == text { Ok(()) } else { durable::replace(path, &kept) }
+    kept.concat()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! checkpoints/step-0000500/{model,optim,mask,departure}.safetensors  state.json  MANIFEST.json
 //! ```
 //! A checkpoint is written to `.step-0000500.partial`, each file synced, then
-//! the folder, then renamed, then its parent synced, then read back. The latest
+//! the folder, then read back, then renamed, then its parent synced. The latest
 //! checkpoint is the one of the highest step whose manifest verifies; neither
 //! links nor times are looked at. Older ones are removed only after that.
 //! Everything that cannot be computed from the configuration and the step is in
@@ -32,7 +32,7 @@ pub use manifest::Identity;
 pub(crate) use manifest::sha256;
 use manifest::{FORMAT, FileRecord, Manifest};
 pub use tensors::NamedTensors;
-pub(crate) use tensors::{encode, open};
+pub(crate) use tensors::{decode, encode, open};
 
 const MANIFEST: &str = "MANIFEST.json";
 /// Where a trial save is written.
@@ -121,13 +121,14 @@ impl Checkpoints {
         let target = self.path(step);
         let partial = self.folder.join(format!(".{}.partial", name(step)));
         self.write(&partial, checkpoint)?;
+        // Before it has the name of a checkpoint: a disk that lost a byte must not leave
+        // a damaged one as the only one.
+        self.verify(&partial, checkpoint)?;
         if target.exists() {
             // Only one that does not verify, or that this run wrote before, can be here.
             remove(&target)?;
         }
         durable::rename(&partial, &target)?;
-
-        read_verified(&target, &self.identity, checkpoint)?;
         let steps = self.steps()?;
         for &old in &steps[..steps.len().saturating_sub(self.keep)] {
             remove(&self.path(old))?;
@@ -141,17 +142,26 @@ impl Checkpoints {
     /// # Errors
     /// As [`Self::save`].
     pub fn try_save(&self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-        let step = checkpoint.state.step;
-        // `read_verified` asks for the name that the step gives.
         let folder = self.folder.join(TRIAL);
-        let trial = Self { folder: folder.clone(), ..self.clone() };
-        let tried = trial
-            .write(&trial.path(step), checkpoint)
-            .and_then(|()| Ok(read_verified(&trial.path(step), &self.identity, checkpoint)?));
+        let written = self.write(&folder, checkpoint);
+        let tried = written.and_then(|()| Ok(self.verify(&folder, checkpoint)?));
         if folder.exists() {
             remove(&folder)?;
         }
-        tried.map(|_| ())
+        tried
+    }
+
+    /// Reads a checkpoint back that was just written.
+    fn verify(&self, folder: &Path, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let step = checkpoint.state.step;
+        let read = read_verified(folder, step, &self.identity, checkpoint);
+        read.map(|_| ()).map_err(|failure| match failure.code {
+            Code::CheckpointHash => failure.help(
+                "the disk does not keep what is written: test it, then repeat the command with \
+                 --resume",
+            ),
+            _ => failure,
+        })
     }
 
     /// The newest checkpoint that verifies, `None` if there is no checkpoint at
@@ -162,18 +172,28 @@ impl Checkpoints {
     /// If there are some and none verifies; if the newest that does is of
     /// another run, another model, or a newer format.
     pub fn latest(&self, like: &Checkpoint) -> Result<Option<Latest>, Failure> {
-        let mut rejected: Vec<Failure> = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
-            let path = self.path(step);
-            match read_verified(&path, &self.identity, like) {
-                Ok(checkpoint) => return Ok(Some(Latest { checkpoint, path, rejected })),
-                Err(failure) if failure.code == Code::CheckpointHash => rejected.push(failure),
-                Err(failure) => return Err(failure),
+        let mut steps = self.steps()?;
+        loop {
+            let mut rejected: Vec<Failure> = Vec::new();
+            for &step in steps.iter().rev() {
+                let path = self.path(step);
+                match read_verified(&path, step, &self.identity, like) {
+                    Ok(checkpoint) => return Ok(Some(Latest { checkpoint, path, rejected })),
+                    Err(failure) if failure.code == Code::CheckpointHash => rejected.push(failure),
+                    Err(failure) => return Err(failure),
+                }
             }
-        }
-        match rejected.into_iter().next() {
-            None => Ok(None),
-            Some(newest) => Err(newest.help("no other checkpoint is left; start a new run")),
+            // A run that goes on meanwhile takes away what was newest a moment ago.
+            let now = self.steps()?;
+            if now == steps {
+                return match rejected.into_iter().next() {
+                    None => Ok(None),
+                    Some(newest) => {
+                        Err(newest.help("no other checkpoint is left; start a new run"))
+                    }
+                };
+            }
+            steps = now;
         }
     }
 
@@ -270,6 +290,11 @@ pub(crate) fn encoded_bytes(checkpoint: &Checkpoint) -> anyhow::Result<u64> {
     Ok(contents(checkpoint)?.iter().map(|bytes| bytes.len() as u64).sum::<u64>() + MANIFEST_BYTES)
 }
 
+/// The step that a manifest is of.
+pub(crate) fn manifest_step(bytes: &[u8]) -> Result<u64, String> {
+    Manifest::from_bytes(bytes).map(|manifest| manifest.step)
+}
+
 fn name(step: u64) -> String {
     format!("step-{step:07}")
 }
@@ -281,6 +306,7 @@ fn remove(folder: &Path) -> Result<(), Failure> {
 /// Reads a checkpoint whose every byte is what its manifest says.
 fn read_verified(
     folder: &Path,
+    step: u64,
     identity: &Identity,
     like: &Checkpoint,
 ) -> Result<Checkpoint, Failure> {
@@ -305,9 +331,7 @@ fn read_verified(
         Manifest::from_bytes(&manifest).map_err(|message| damaged(&manifest_path, &message))?;
     let has_departure = manifest.format > 1;
     let files = FILES.into_iter().filter(|&file| has_departure || file != DEPARTURE);
-    if !manifest.files.keys().map(String::as_str).eq(files)
-        || !folder.ends_with(name(manifest.step))
-    {
+    if !manifest.files.keys().map(String::as_str).eq(files) || manifest.step != step {
         return Err(damaged(&manifest_path, "does not describe this checkpoint"));
     }
     let other = |found: &str, expected: &str, what: &str| {

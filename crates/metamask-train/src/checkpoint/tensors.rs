@@ -37,14 +37,15 @@ pub(super) fn size_limit(like: &NamedTensors) -> u64 {
 }
 
 /// Reads a file's tensors: exactly those of `like`, with their shapes and dtypes, all finite.
-pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, (Code, String)> {
+pub(crate) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, (Code, String)> {
     let header = |message: String| (Code::CheckpointHeader, message);
     let file = open(bytes)?;
 
     let shape = |message: String| Err((Code::CheckpointShape, message));
     for name in file.names() {
         if !like.contains_key(name) {
-            return shape(format!("has a tensor {name:?} that the model does not have"));
+            let name = short(format!("{name:?}"));
+            return shape(format!("has a tensor {name} that the model does not have"));
         }
     }
     let mut tensors = NamedTensors::new();
@@ -55,8 +56,8 @@ pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, 
         let dtype = DType::try_from(view.dtype());
         if view.shape() != like.dims() || dtype.as_ref().ok() != Some(&like.dtype()) {
             return shape(format!(
-                "{name:?} is {:?} {:?}, the model needs {:?} {:?}",
-                view.shape(),
+                "{name:?} is {} {:?}, the model needs {:?} {:?}",
+                short(format!("{:?}", view.shape())),
                 view.dtype(),
                 like.dims(),
                 like.dtype()
@@ -78,7 +79,16 @@ pub(super) fn decode(bytes: &[u8], like: &NamedTensors) -> Result<NamedTensors, 
 pub(crate) fn open(bytes: &[u8]) -> Result<SafeTensors<'_>, (Code, String)> {
     let header = |message: String| (Code::CheckpointHeader, message);
     check_names(bytes).map_err(header)?;
-    SafeTensors::deserialize(bytes).map_err(|error| header(error.to_string()))
+    SafeTensors::deserialize(bytes).map_err(|error| header(short(error.to_string())))
+}
+
+/// What a file says, but not pages of it.
+fn short(text: String) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}… ({} characters)", &text[..end], text.chars().count()),
+        None => text,
+    }
 }
 
 /// Whether a file holds no tensor. One that does not read is not empty.
@@ -98,11 +108,11 @@ fn check_names(bytes: &[u8]) -> Result<(), String> {
     if header.first() != Some(&b'{') {
         return Err("its header does not begin with `{`".to_owned());
     }
-    let Names(mut names) =
-        serde_json::from_slice(header).map_err(|error| format!("its header: {error}"))?;
+    let Names(mut names) = serde_json::from_slice(header)
+        .map_err(|error| format!("its header: {}", short(error.to_string())))?;
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(format!("tensor {:?} appears twice", pair[0])),
+        Some(pair) => Err(format!("tensor {} appears twice", short(format!("{:?}", pair[0])))),
         None => Ok(()),
     }
 }
