@@ -8,6 +8,7 @@ mod data;
 mod doctor;
 mod embed;
 mod export;
+mod faults;
 mod fine_tune;
 mod forecast;
 mod help;

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use metamask_random::{Key, Purpose};
 
+use crate::faults::{full, micro_run, tried};
 use crate::support::{Metamask, Results, sorted_names};
 
-const N_KILLS: u32 = 20;
-/// Kills that must come after a checkpoint, so that a resumed run starts from one.
-const N_IN_TRAINING: u32 = 5;
-/// A run may end before its kill where the machine's load changes; then others are tried.
-const MAX_ROUNDS: u32 = 200;
+/// Kills, of which as many as a quarter must come after a checkpoint, so that a resumed
+/// run starts from one. A run may end before its kill where the machine's load changes;
+/// then others are tried.
+const N_KILLS: u32 = 40;
+const N_KILLS_IN_FULL: u32 = 300;
 
 fn resumed(mut arguments: Vec<String>) -> Vec<String> {
     arguments.push("--resume".into());
@@ -21,37 +22,42 @@ fn resumed(mut arguments: Vec<String>) -> Vec<String> {
 
 #[test]
 fn killed_at_random_instants_and_resumed_a_run_ends_with_the_same_bits() {
-    let Some(metamask) = Metamask::find() else { return };
-    // A run as it is, and one whose state is all that there can be: a queue of
-    // neighbours, a step that a lookahead still has to judge, moments of Adam.
-    let everything = [
-        "objective.method=nnclr",
-        "queue.size=40",
-        "meta.virtual_step=lookahead",
-        "mask.rule=adam",
-        "mask.learning_rate=0.1",
+    let Some(metamask) = Metamask::in_memory() else { return };
+    let n_kills = if full() { N_KILLS_IN_FULL } else { N_KILLS };
+    // A run as it is, and those whose state is all that there can be: a queue of
+    // neighbours, a step that a lookahead still has to judge, moments of Adam; a target.
+    let kinds = [
+        &[][..],
+        &[
+            "objective.method=nnclr",
+            "queue.size=40",
+            "meta.virtual_step=lookahead",
+            "mask.rule=adam",
+            "mask.learning_rate=0.1",
+        ],
+        &["objective.method=byol", "optimizer.rule=lars"],
     ];
-    let kinds = [&[][..], &everything];
     let run = |kind: usize, out: &str| {
-        let mut arguments = metamask.tiny_run(out);
-        arguments.extend(kinds[kind].iter().flat_map(|set| ["--set".into(), (*set).into()]));
+        let mut arguments = micro_run(&metamask, out);
+        let sets = kinds[kind].iter().chain(&["training.epochs=8"]);
+        arguments.extend(sets.flat_map(|set| ["--set".into(), (*set).into()]));
         arguments
     };
     let start = Instant::now();
-    let whole = [0, 1].map(|kind| {
+    let whole = [0, 1, 2].map(|kind| {
         let out = format!("whole-{kind}");
         metamask.succeed(&run(kind, &out));
         Results::of(&metamask.path(&out))
     });
-    let duration = start.elapsed() / 2;
+    let duration = start.elapsed() / 3;
 
     let (mut n_fired, mut n_in_training) = (0, 0);
-    for i in 0..MAX_ROUNDS {
-        if n_fired >= N_KILLS && n_in_training >= N_IN_TRAINING {
+    for i in 0..10 * n_kills {
+        if n_fired >= n_kills && n_in_training >= n_kills / 4 {
             break;
         }
         let out = format!("killed-{i}");
-        let kind = (i % 2) as usize;
+        let kind = i as usize % kinds.len();
         let arguments = resumed(run(kind, &out));
         // A second kill hits the resumed run, one time in two.
         let mut instants = Key::new(17, Purpose::Test).sample(i).stream();
@@ -64,13 +70,18 @@ fn killed_at_random_instants_and_resumed_a_run_ends_with_the_same_bits() {
             child.wait().expect("a child");
         }
         let checkpoints = metamask.path(&out).join("checkpoints");
-        n_in_training += u32::from(checkpoints.exists() && !sorted_names(&checkpoints).is_empty());
+        let saved = checkpoints.exists()
+            && sorted_names(&checkpoints).iter().any(|name| name.starts_with("step-"));
+        n_in_training += u32::from(saved);
 
         metamask.succeed(&arguments);
         whole[kind].assert_equal(&Results::of(&metamask.path(&out)), &format!("kill {i}"));
+        fs::remove_dir_all(metamask.path(&out)).expect("removed");
     }
-    assert!(n_fired >= N_KILLS, "only {n_fired} kills hit a running program");
-    assert!(n_in_training >= N_IN_TRAINING, "only {n_in_training} kills came after a checkpoint");
+    assert!(n_fired >= n_kills, "only {n_fired} kills hit a running program");
+    assert!(n_in_training >= n_kills / 4, "only {n_in_training} kills came after a checkpoint");
+    let n = n_fired as usize;
+    tried("SIGKILL at random instants, up to two a run, three methods", n, n);
 }
 
 #[test]

@@ -29,6 +29,21 @@ impl Metamask {
         Some(Self { binary: binary.into(), folder })
     }
 
+    /// The same with a folder in memory, if there is such a place: what a kill or an error
+    /// leaves does not depend on the disk, which takes most of the time of a small run.
+    pub(crate) fn in_memory() -> Option<Self> {
+        let found = Self::find()?;
+        Some(match TempDir::new_in("/dev/shm") {
+            Ok(folder) => Self { folder, ..found },
+            Err(_) => found,
+        })
+    }
+
+    /// The program's file.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The test's own folder, the working directory of what it starts.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

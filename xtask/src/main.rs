@@ -7,6 +7,7 @@ mod arguments;
 mod bench;
 mod bench_meta;
 mod ci;
+mod faults;
 mod golden;
 mod peers;
 mod shell;
@@ -25,7 +26,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 7] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -43,6 +44,12 @@ const COMMANDS: [Command; 6] = [
         about: "check the invariants that ARCHITECTURE.md states",
         help: tidy::HELP,
         run: tidy::run,
+    },
+    Command {
+        name: "faults",
+        about: "try every fault, and write what was survived",
+        help: faults::HELP,
+        run: faults::run,
     },
     Command {
         name: "golden",
