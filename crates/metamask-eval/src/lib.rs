@@ -17,6 +17,7 @@ mod label_subset;
 mod leave_one_out;
 mod linear_probe;
 mod microscope;
+mod paired;
 mod participation_ratio;
 mod protocol;
 mod rank_correlation;
@@ -43,6 +44,7 @@ pub use microscope::{
     Agreement, DimensionReport, DimensionRow, NuisanceFactor, Sharing, Subject, Usage,
     inspect_dimensions,
 };
+pub use paired::{PairedDifference, student_t_quantile};
 pub use participation_ratio::participation_ratio;
 pub use protocol::Protocol;
 pub use rank_correlation::{RankCorrelation, spearman, spearman_test};
