@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod config;
 pub mod dump;
+pub mod cost;
 mod durable;
 pub mod embed;
 pub mod embeddings;
