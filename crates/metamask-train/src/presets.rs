@@ -29,7 +29,8 @@ pub struct Preset {
 pub const DEFAULT: &str = "quickstart";
 
 /// The data sets of the cells, by their names; the last one comes with the program.
-pub const DATA: [&str; 5] = ["cifar10", "cifar100", "stl10", "tiny-imagenet", "garments"];
+pub const DATA: [&str; 6] =
+    ["cifar10", "cifar100", "stl10", "tiny-imagenet", "fashion-mnist", "garments"];
 /// The methods of the cells, in the order of the paper's table.
 pub const METHODS: [&str; 6] = ["barlow-twins", "simclr", "byol", "dcl", "hcl", "nnclr"];
 /// The recipes of the cells.
@@ -67,6 +68,7 @@ fragments![
     "data/cifar100",
     "data/stl10",
     "data/tiny-imagenet",
+    "data/fashion-mnist",
     "data/garments",
     "data/garments-tuned",
 ];
@@ -245,7 +247,7 @@ mod tests {
                 assert!(preset.text.contains(&format!("\n# {word}")), "{}: {word}", preset.name);
             }
         }
-        assert_eq!(Preset::all().count(), 1 + 12 * 5 * 2);
+        assert_eq!(Preset::all().count(), 1 + 12 * 6 * 2);
     }
 
     #[test]
