@@ -196,7 +196,7 @@ fn cannot_create(path: &Path, error: &io::Error) -> Failure {
 
 /// Takes the lock in `folder`; `name` is what messages call it. The operating
 /// system lets go of it when the process ends, however it ends.
-fn lock(folder: &Path, name: &Path) -> Result<File, Failure> {
+pub(crate) fn lock(folder: &Path, name: &Path) -> Result<File, Failure> {
     let path = folder.join(LOCK);
     let mut file = OpenOptions::new()
         .read(true)

@@ -255,6 +255,12 @@ impl Config {
         hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Every key with its value, as TOML, in the order of the file.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let fields = self.sections().into_iter().flat_map(|section| section.fields());
+        fields.map(|field| (field.key, field.value)).collect()
+    }
+
     /// The keys whose values differ, with both values.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let fields = |config: &Self| -> Vec<Field> {
