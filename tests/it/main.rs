@@ -11,6 +11,7 @@ mod export;
 mod faults;
 mod fine_tune;
 mod forecast;
+mod grid;
 mod help;
 mod hypergradient;
 mod inspect;

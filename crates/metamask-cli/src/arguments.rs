@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
+use crate::grid::GridArguments;
 use crate::inspect::{
     InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
 };
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Hold the promises of reproducibility against this machine
     Selftest(SelftestArguments),
+    /// Plan, run, resume and add up a table of runs
+    Grid(GridArguments),
 }
 
 #[derive(Args, Debug)]

@@ -16,6 +16,7 @@ mod dry_run;
 mod embed;
 mod evaluate;
 mod export;
+mod grid;
 mod inspect;
 mod print;
 mod progress;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Data(arguments) => data::data(&arguments).map(success),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Selftest(arguments) => selftest::selftest(&arguments),
+        Command::Grid(arguments) => grid::grid(&arguments),
     });
     match done {
         Ok(status) => status,

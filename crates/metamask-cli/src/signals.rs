@@ -49,6 +49,17 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Takes the end of stdin for a SIGTERM: whoever started this program has gone, or
+    /// asks it to stop.
+    pub fn end_with_stdin(&self) {
+        let came = self.came.clone();
+        std::thread::spawn(move || {
+            // Nothing is ever written there.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            came.store(SIGTERM as usize, Ordering::Relaxed);
+        });
+    }
+
     /// Whether one has come.
     pub fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed) != 0
