@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use crate::arguments::Arguments;
-use crate::{shell, test, tidy};
+use crate::{reproduce_table, shell, test, tidy};
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask ci
 
 Everything that must hold before a change lands, cheapest first: rustfmt, the
 invariants (`tidy`), clippy and rustdoc without a warning, the command line without
-its default features, `test --full`.
+its default features, `test --full`, the committed table against its records and the
+smoke table (`reproduce-table`).
 Stops at the first that fails. `.ci/run` calls this.
 
 Example:
@@ -38,7 +39,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         check.args(["check", "--locked", "--release", "--package", "metamask-cli"]);
         shell::run(check.args(["--no-default-features", "--quiet"]))
     })?;
-    step("test", || test::run_tests(true))
+    step("test", || test::run_tests(true))?;
+    step("table", reproduce_table::gate)
 }
 
 fn step(name: &str, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ mod ci;
 mod faults;
 mod golden;
 mod peers;
+mod reproduce_table;
 mod shell;
 mod test;
 mod tidy;
@@ -26,7 +27,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 7] = [
+const COMMANDS: [Command; 8] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -69,6 +70,12 @@ const COMMANDS: [Command; 7] = [
         help: bench_meta::HELP,
         run: bench_meta::run,
     },
+    Command {
+        name: "reproduce-table",
+        about: "run the paper's table, at one of three budgets",
+        help: reproduce_table::HELP,
+        run: reproduce_table::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -100,7 +107,7 @@ fn main() -> ExitCode {
 fn overview() -> String {
     let mut text = String::from("Usage: cargo xtask <command> [options]\n\nCommands:\n");
     for command in &COMMANDS {
-        text += &format!("  {:<10} {}\n", command.name, command.about);
+        text += &format!("  {:<15} {}\n", command.name, command.about);
     }
     text + "\n`cargo xtask <command> --help` says more.\n"
 }
