@@ -7,6 +7,7 @@ mod bad_input;
 mod data;
 mod doctor;
 mod embed;
+mod errors;
 mod export;
 mod faults;
 mod fine_tune;

@@ -32,11 +32,11 @@ impl Metamask {
     /// The same with a folder in memory, if there is such a place: what a kill or an error
     /// leaves does not depend on the disk, which takes most of the time of a small run.
     pub(crate) fn in_memory() -> Option<Self> {
-        let found = Self::find()?;
-        Some(match TempDir::new_in("/dev/shm") {
-            Ok(folder) => Self { folder, ..found },
-            Err(_) => found,
-        })
+        let mut found = Self::find()?;
+        if let Ok(folder) = TempDir::new_in("/dev/shm") {
+            found.folder = folder;
+        }
+        Some(found)
     }
 
     /// The program's file.
@@ -77,6 +77,7 @@ impl Metamask {
     fn prepare(&self, command: &mut Command) {
         command.current_dir(self.folder()).env_remove("RUST_BACKTRACE");
         command.env("METAMASK_CACHE", self.path("cache")).env("HF_HUB_OFFLINE", "1");
+        command.env("HF_TOKEN", CANARY);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
 
@@ -100,6 +101,34 @@ impl Metamask {
             fs::write(&config, TINY).expect("the test's folder can be written to");
         }
         ["pretrain", "--config", "tiny.toml", "--out", out].map(String::from).to_vec()
+    }
+}
+
+/// A token that every program of every test is given; nothing may ever show or keep it.
+const CANARY: &str = "hf_CANARYxCANARYxCANARYxCANARYx";
+
+/// The test is over: its files hold no token.
+impl Drop for Metamask {
+    fn drop(&mut self) {
+        /// Archives and caches of data sets are larger, and not ours to fill.
+        const LARGEST: u64 = 8 << 20;
+        if std::thread::panicking() {
+            return;
+        }
+        let mut open = vec![self.folder().to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let Ok(kind) = entry.file_type() else { continue };
+                let length = entry.metadata().map_or(0, |metadata| metadata.len());
+                if kind.is_dir() {
+                    open.push(entry.path());
+                } else if kind.is_file() && length <= LARGEST {
+                    let bytes = fs::read(entry.path()).unwrap_or_default();
+                    let found = bytes.windows(CANARY.len()).any(|part| part == CANARY.as_bytes());
+                    assert!(!found, "{} holds the token", entry.path().display());
+                }
+            }
+        }
     }
 }
 
@@ -147,7 +176,11 @@ pub(crate) struct Finished {
 
 impl From<Output> for Finished {
     fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program prints UTF-8");
+        let text = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).expect("the program prints UTF-8");
+            assert!(!text.contains(CANARY), "the token is shown:\n{text}");
+            text
+        };
         Self {
             code: output.status.code(),
             stdout: text(output.stdout),

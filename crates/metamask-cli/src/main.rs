@@ -52,13 +52,18 @@ fn main() -> ExitCode {
     match done {
         Ok(status) => status,
         Err(error) => {
-            let failure = match error.downcast::<Failure>() {
-                Ok(failure) => failure,
-                Err(error) => Failure::new(Code::Internal, one_line(&error)),
-            };
+            let failure = failure_of(error);
             print::to_stderr(&failure.to_string());
             ExitCode::from(failure.code.exit_status())
         }
+    }
+}
+
+/// An error that nobody gave a code is one of a computation, and not of the disk or the user.
+fn failure_of(error: anyhow::Error) -> Failure {
+    match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::new(Code::Internal, one_line(&error)),
     }
 }
 
@@ -74,4 +79,25 @@ fn silence_guarded_panics() {
             shown(panic);
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_tensor_has_a_code_of_its_own_and_one_line() {
+        let a = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).expect("a tensor");
+        let error = a.matmul(&a).expect_err("the widths differ");
+        let failure = failure_of(error.into());
+        assert_eq!(
+            failure.to_string(),
+            "error[INTERNAL]: shape mismatch in matmul, lhs: [2, 3], rhs: [2, 3]"
+        );
+        assert_eq!(failure.code.exit_status(), 70);
+        let locked = failure_of(Failure::new(Code::Locked, "runs/a: is in use").into());
+        assert_eq!(locked.code, Code::Locked);
+    }
 }

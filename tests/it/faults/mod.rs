@@ -9,6 +9,7 @@ mod checkpoints;
 mod disk;
 mod folders;
 mod readers;
+mod soak;
 mod syscalls;
 
 use std::fs;

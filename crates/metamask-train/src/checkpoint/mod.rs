@@ -41,6 +41,10 @@ const DEPARTURE: &str = "departure.safetensors";
 const FILES: [&str; 5] =
     [DEPARTURE, "mask.safetensors", "model.safetensors", "optim.safetensors", "state.json"];
 const MAX_JSON_BYTES: u64 = 1 << 20;
+const OTHER_CONFIG_HELP: &str = "the run's config.toml was changed after the run began: put it \
+     back, or start another run";
+const OTHER_DATA_HELP: &str = "the data are not those that the run was trained on: name the \
+     right ones with --data-dir, or start another run";
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -334,16 +338,21 @@ fn read_verified(
     if !manifest.files.keys().map(String::as_str).eq(files) || manifest.step != step {
         return Err(damaged(&manifest_path, "does not describe this checkpoint"));
     }
-    let other = |found: &str, expected: &str, what: &str| {
+    let other = |found: &str, expected: &str, what: &str, help: &str| {
         let message = format!("is of another {what} (SHA-256 {found}), expected {expected}");
-        Failure::at(Code::CheckpointShape, &manifest_path, message)
+        Failure::at(Code::CheckpointShape, &manifest_path, message).help(help)
     };
     let Identity { config_sha256, data_sha256 } = &manifest.identity;
     if *config_sha256 != identity.config_sha256 {
-        return Err(other(config_sha256, &identity.config_sha256, "configuration"));
+        return Err(other(
+            config_sha256,
+            &identity.config_sha256,
+            "configuration",
+            OTHER_CONFIG_HELP,
+        ));
     }
     if *data_sha256 != identity.data_sha256 {
-        return Err(other(data_sha256, &identity.data_sha256, "data set"));
+        return Err(other(data_sha256, &identity.data_sha256, "data set", OTHER_DATA_HELP));
     }
 
     let bytes = |file: &str, limit: u64| {
