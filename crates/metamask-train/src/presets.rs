@@ -69,6 +69,7 @@ fragments![
     "data/stl10",
     "data/tiny-imagenet",
     "data/fashion-mnist",
+    "data/fashion-mnist-tuned",
     "data/garments",
     "data/garments-tuned",
 ];
