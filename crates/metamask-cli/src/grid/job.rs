@@ -1,6 +1,10 @@
 //! One job, or one measurement, in a process of its own.
 
-use std::{fs, io::Write as _, process::ExitCode};
+use std::{
+    fs,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use metamask_train::{
     Code, Config, Failure, Interrupted, RunOptions,
@@ -58,6 +62,11 @@ fn remember(arguments: &JobArguments, step: u64) -> anyhow::Result<()> {
 /// Measures a configuration in an empty folder and prints what was found.
 pub(super) fn measure(arguments: &JobArguments) -> anyhow::Result<()> {
     set_threads(arguments.threads)?;
+    std::thread::spawn(|| {
+        // Nobody waits for the measurement any more.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(Code::Internal.exit_status().into());
+    });
     let config = config(arguments)?;
     let places = data_places::of(arguments.data_dir.clone(), true)?;
     let mut measured = plan::measure(&config, &arguments.out, &places)?;

@@ -162,12 +162,16 @@ fn measure_all(
             command.arg("--out").arg(folder.join("measured"));
             command.args(["--threads", &(threads / parallel).max(1).to_string()]);
             command.args(data_arguments(&arguments.which)?);
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            // The pipe closes when this process ends, however it ends, and the child with it.
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let child = command.spawn().context("failed to start this program")?;
             running.push_back((key, job, folder, child));
         }
-        let Some((key, job, folder, child)) = running.pop_front() else { break };
+        let Some((key, job, folder, mut child)) = running.pop_front() else { break };
+        // `wait_with_output` would close the pipe.
+        let stdin = child.stdin.take();
         let output = child.wait_with_output().context("failed to wait for a measurement")?;
+        drop(stdin);
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr);
             let line = message.lines().rev().find(|line| line.starts_with("error["));
@@ -268,5 +272,5 @@ fn text(lines: &[Line], (parallel, threads): (usize, usize)) -> String {
         let _ =
             writeln!(text, "with data  {}, if the sets that are not here were", total(&|_| true));
     }
-    text + "\nTimes are of a few measured steps, multiplied out; memory of a batch above 64 is at most that.\n"
+    text + "\nTimes are of a few measured steps, multiplied out; memory of a large batch is at most that.\n"
 }

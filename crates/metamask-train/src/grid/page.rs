@@ -6,6 +6,7 @@ use std::{
 };
 
 use metamask_eval::PairedDifference;
+use serde::Serialize;
 
 use super::{
     jobs::Arm,
@@ -216,7 +217,6 @@ pub fn csv(table: &Table) -> String {
                     counted_cost,training_s,peak_mib,protocol,version\n"
         .to_owned();
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    let word = |value: &dyn erased::Word| value.word();
     for section in &table.sections {
         for column in &section.columns {
             for line in &column.lines {
@@ -256,19 +256,10 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-mod erased {
-    //! A word of an enumeration as it stands in a file.
-
-    pub(super) trait Word {
-        fn word(&self) -> String;
-    }
-
-    impl<T: serde::Serialize> Word for T {
-        fn word(&self) -> String {
-            let value = serde_json::to_value(self).expect("a word");
-            value.as_str().expect("a word").to_owned()
-        }
-    }
+/// A word of an enumeration as it stands in a file.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).expect("a word");
+    value.as_str().expect("a word").to_owned()
 }
 
 /// Everything, as JSON.

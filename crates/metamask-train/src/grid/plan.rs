@@ -3,7 +3,8 @@
 //!
 //! Sets that lie in files are stood in for by a [`fixture`](super::fixture) in their exact format:
 //! speed does not depend on what images show, and a cell whose data are not here is
-//! rehearsed from its first byte to its table. A batch of more than 64 images is measured by 64.
+//! rehearsed from its first byte to its table. A batch is measured by its first 64 images, by 16
+//! where the network is so wide that a step would take seconds: time goes with the images.
 
 use std::{
     fs,
@@ -35,6 +36,8 @@ use crate::{
 /// Steps of the epoch that is measured; the first one is not timed, of the others the median counts.
 const STEPS: usize = 4;
 const MAX_BATCH: usize = 64;
+const MAX_BATCH_OF_WIDE: usize = 16;
+const WIDE: usize = 32;
 /// What the classifiers of the evaluation are timed on.
 const N_TRAIN: usize = 512;
 const N_TEST: usize = 256;
@@ -210,7 +213,9 @@ impl Planned {
 /// # Errors
 /// As pre-training.
 pub fn measure(config: &Config, scratch: &Path, places: &Places) -> anyhow::Result<Measured> {
-    let batch = config.training.batch_size.min(MAX_BATCH);
+    let is_wide = config.encoder.width > WIDE || config.encoder.depth > 18;
+    let max_batch = if is_wide { MAX_BATCH_OF_WIDE } else { MAX_BATCH };
+    let batch = config.training.batch_size.min(max_batch);
     let mut small = config.clone();
     small.training.epochs = 1;
     small.training.batch_size = batch;
@@ -251,33 +256,32 @@ pub fn measure(config: &Config, scratch: &Path, places: &Places) -> anyhow::Resu
     let out = scratch.join("run");
     let mut clock = Clock::default();
     let options = RunOptions { out: out.clone(), places: places.clone(), ..RunOptions::default() };
-    let started = Instant::now();
+    let started = Time::now();
     pretrain(&small, &options, &mut clock)?;
     let mut intervals: Vec<f64> =
-        clock.steps.windows(2).map(|w| w[1].duration_since(w[0]).as_secs_f64()).collect();
+        clock.steps.windows(2).map(|w| w[1].seconds_since(&w[0])).collect();
     intervals.sort_by(f64::total_cmp);
     let (Some(first), Some(&step_s)) = (clock.steps.first(), intervals.get(intervals.len() / 2))
     else {
         let message = format!("an epoch of `{}` has one step only", config.data.dataset);
         return Err(Failure::new(Code::Config, message).into());
     };
-    let start_s = first.duration_since(started).as_secs_f64();
+    let start_s = first.seconds_since(&started);
 
     let data = load_data(&small, &places)?;
     let learner = Learner::new(&small, DType::F32)?;
     let size = config.augmentation.size;
-    let start = Instant::now();
+    let start = Time::now();
     let features = features_of(&learner, &data.train, size)?;
-    let encode_s = start.elapsed().as_secs_f64() / data.train.len().max(1) as f64;
+    let encode_s = Time::now().seconds_since(&start) / data.train.len().max(1) as f64;
     let n_features = features.dim(1)?;
     let masks = usize::from(config.mask.mode == MaskMode::On);
     let (n_classes, k) = (data.train.n_classes(), config.evaluation.knn_k.min(N_TRAIN));
     let knn = Protocol::Knn(Knn { k, temperature: config.evaluation.knn_temperature });
+    // Pixels once; untrained, trained, and trained with its mask. Time goes with the dimension.
+    let representations = (3 * size * size) as f64 / n_features as f64 + (2 + masks) as f64;
     let time = |protocol: &Protocol| -> anyhow::Result<f64> {
-        // Pixels once; untrained, trained, and trained with its mask.
-        let times = [(3 * size * size, 1.0), (n_features, (2 + masks) as f64)];
-        let times = times.map(|(dim, times)| Ok(times * classify(protocol, dim, n_classes)?));
-        times.into_iter().sum()
+        Ok(representations * classify(protocol, n_features, n_classes)?)
     };
     Ok(Measured {
         fixture: manifest.is_some(),
@@ -317,9 +321,9 @@ fn classify(protocol: &Protocol, dim: usize, n_classes: usize) -> anyhow::Result
     };
     let (train, test) = (features(N_TRAIN)?, features(N_TEST)?);
     let labels: Vec<u32> = (0..N_TRAIN as u32).map(|i| i % n_classes.max(1) as u32).collect();
-    let start = Instant::now();
+    let start = Time::now();
     protocol.accuracy_percent((&train, &labels), (&test, &labels[..N_TEST]), n_classes.max(1))?;
-    Ok(start.elapsed().as_secs_f64())
+    Ok(Time::now().seconds_since(&start))
 }
 
 fn size_of_newest(checkpoints: &Path) -> anyhow::Result<u64> {
@@ -334,15 +338,51 @@ fn size_of_newest(checkpoints: &Path) -> anyhow::Result<u64> {
     Ok(newest)
 }
 
+/// A time on the wall, and of this process's threads on their processors.
+///
+/// A job of one thread takes the lesser of the two: a process that had to wait for others took
+/// longer on the wall, and one whose views were made beside its steps shorter.
+struct Time {
+    wall: Instant,
+    cpu_s: Option<f64>,
+}
+
+impl Time {
+    fn now() -> Self {
+        let cpu_s = if metamask_ops::threads() == 1 { cpu_s() } else { None };
+        Self { wall: Instant::now(), cpu_s }
+    }
+
+    fn seconds_since(&self, before: &Self) -> f64 {
+        let wall = self.wall.duration_since(before.wall).as_secs_f64();
+        match (self.cpu_s, before.cpu_s) {
+            // A thread that has ended since is no longer in the sum.
+            (Some(now), Some(before)) if now > before => wall.min(now - before),
+            _ => wall,
+        }
+    }
+}
+
+/// Time that the threads of this process have been on a processor, where the system tells it.
+fn cpu_s() -> Option<f64> {
+    let mut nanoseconds = 0;
+    for task in fs::read_dir("/proc/self/task").ok()? {
+        // One that ends while we look has nothing to read.
+        let Ok(text) = fs::read_to_string(task.ok()?.path().join("schedstat")) else { continue };
+        nanoseconds += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(nanoseconds as f64 * 1e-9)
+}
+
 /// Remembers when each step ended.
 #[derive(Default)]
 struct Clock {
-    steps: Vec<Instant>,
+    steps: Vec<Time>,
 }
 
 impl Observer for Clock {
     fn step(&mut self, _report: &StepReport) {
-        self.steps.push(Instant::now());
+        self.steps.push(Time::now());
     }
 }
 

@@ -147,15 +147,17 @@ pub struct SeedValue {
 }
 
 impl Table {
-    /// Of a grid and the records and plans in a folder. Budgets and recipes of which there
-    /// is neither are left out, unless there is nothing at all or `selection` asks for them.
+    /// Of a grid and the records and plans in a folder. What can be reproduced is shown, open
+    /// cells too; of a budget that reproduces nothing, and of a recipe that is not its budget's, only
+    /// what has run, unless `selection` asks for it.
     ///
     /// # Errors
     /// If a record is damaged, of other settings, of no job of this grid, or if numbers of different
     /// protocols, images or versions would come together.
     pub fn of(grid: &GridFile, records: &Path, selection: &Selection) -> Result<Self, Failure> {
         let mut known = BTreeSet::new();
-        let (mut sections, mut empty) = (Vec::new(), Vec::new());
+        let mut sections = Vec::new();
+        let asked = selection.budget.is_some() || !selection.recipes.is_empty();
         let mut versions = BTreeMap::new();
         for (name, budget) in &grid.budgets {
             for recipe in &grid.recipes {
@@ -192,10 +194,8 @@ impl Table {
                     columns: columns(grid, &jobs, &found, planned.as_ref(), budget.reproduces)?,
                 };
                 let is_default = budget.recipes.is_empty() || budget.recipes.contains(recipe);
-                match is_empty {
-                    false => sections.push(section),
-                    true if is_default => empty.push(section),
-                    true => (),
+                if !is_empty || (is_default && budget.reproduces) || asked {
+                    sections.push(section);
                 }
             }
         }
@@ -211,10 +211,6 @@ impl Table {
             );
             return Err(Failure::at(Code::Data, records, message)
                 .help("keep the records of one version in a folder"));
-        }
-        let asked = selection.budget.is_some() || !selection.recipes.is_empty();
-        if sections.is_empty() || asked {
-            sections.extend(empty);
         }
         Ok(Self {
             grid: grid.name.clone(),
