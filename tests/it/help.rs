@@ -40,7 +40,7 @@ fn every_command_shows_an_example() {
     let commands = all_commands(&metamask);
     for name in [
         "pretrain", "evaluate", "inspect", "embed", "export", "presets", "data", "bench", "doctor",
-        "selftest",
+        "grid", "selftest",
     ] {
         assert!(commands.iter().any(|path| path == &[name]), "{name} in {commands:?}");
     }
@@ -83,7 +83,7 @@ fn the_commands_in_the_documents_exist() {
     let Some(metamask) = Metamask::find() else { return };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let known = all_commands(&metamask);
-    for name in ["README.md", "CONTRIBUTING.md", "docs/method.md"] {
+    for name in ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/grid.md"] {
         let text = fs::read_to_string(root.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         for word in called(&text) {
             assert!(
