@@ -535,10 +535,9 @@ mod tests {
         Ok(())
     }
 
-    #[test]
-    fn a_checkpoint_of_format_1_is_read() -> anyhow::Result<()> {
-        // Written by the program when that was its format.
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/1");
+    /// A checkpoint that the program wrote when that was its format.
+    fn read_fixture(format: &str, more: &str, config_sha256: &str) -> anyhow::Result<Checkpoint> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(format);
         let config = "
             [data]
             train_images = 48
@@ -552,16 +551,30 @@ mod tests {
             output = 4
             [training]
             epochs = 1
-            batch_size = 16";
-        let config = crate::Config::read(config, "format 1", &[])?;
+            batch_size = 16\n";
+        let config = crate::Config::read(&format!("{config}{more}"), format, &[])?;
         let mut learner = crate::Learner::new(&config, candle_core::DType::F32)?;
-        let config_sha256 = "8be06d3ade6ca13f2a54bdbe16459099f389a5b87fd1f0c37f76119fbb258c38";
         let checkpoints = Checkpoints::to_inspect(folder, config_sha256.to_owned())?;
         let latest = checkpoints.latest(&learner.like_checkpoint(16)?)?.expect("there is one");
         assert_eq!(latest.checkpoint.state, State { step: 2, epoch: 1, unfinished: None });
         learner.restore(&latest.checkpoint)?;
         let mask = learner.mask.values()?.to_vec1::<f32>()?;
         assert!(mask.iter().any(|&m| m != 0.5), "it was trained: {mask:?}");
+        Ok(latest.checkpoint)
+    }
+
+    #[test]
+    fn a_checkpoint_of_format_1_is_read() -> anyhow::Result<()> {
+        let config_sha256 = "8be06d3ade6ca13f2a54bdbe16459099f389a5b87fd1f0c37f76119fbb258c38";
+        assert!(read_fixture("1", "", config_sha256)?.departure.is_empty(), "format 1 has none");
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_of_format_2_is_read_with_its_departure() -> anyhow::Result<()> {
+        let config_sha256 = "d1b76233b7d8483c5a7fcb49fdf6c765a2d313f054fd75e0dfa1c7bdb34de014";
+        let read = read_fixture("2", "[meta]\nvirtual_step = 'lookahead'", config_sha256)?;
+        assert_eq!(read.departure["mask.logits"].dims(), read.mask["mask.logits"].dims());
         Ok(())
     }
 
