@@ -1,0 +1,18 @@
+//! An IDX file of images, of MNIST.
+#![no_main]
+
+mod data_file;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| data_file::check(
+    bytes,
+    "mnist",
+    "train-images-idx3-ubyte",
+    &[
+        ("train-labels-idx1-ubyte", include_bytes!("../corpus/idx_labels/train")),
+        ("t10k-images-idx3-ubyte", include_bytes!("../corpus/idx/test")),
+        ("t10k-labels-idx1-ubyte", include_bytes!("../corpus/idx_labels/test")),
+    ],
+    false
+));
