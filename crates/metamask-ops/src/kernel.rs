@@ -66,24 +66,33 @@ pub fn set_threads(n: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     rayon::ThreadPoolBuilder::new().num_threads(n).build_global()
 }
 
-/// Makes Candle do its elementwise operations on the thread that asks for them.
+/// Makes Candle do its elementwise operations on the thread that asks for them, and
+/// tells it once how many cores there are.
 ///
-/// Left alone, Candle spreads those of 65,536 elements and more over threads of
-/// its own, one for each processor of the machine, whatever share of it this
-/// process has, and waits for the last of them in a busy loop. Beside our pool,
-/// or other processes, that wait is long: a quarter of all CPU time of a small
-/// network's training on two busy cores. Results do not depend on it.
+/// Left alone, Candle reads `/proc/cpuinfo` at every matrix product to learn that
+/// number, which in small steps takes more time than the arithmetic. And it
+/// spreads elementwise operations of 65,536 elements and more over threads of its
+/// own, one for each processor of the machine, whatever share of it this process
+/// has, and waits for the last of them in a busy loop. Beside our pool, or other
+/// processes, that wait is long: a quarter of all CPU time of a small network's
+/// training on two busy cores. Results do not depend on it.
 ///
 /// Call it first thing in `main`. It does nothing once there are other threads
-/// (it sets `CANDLE_NUM_THREADS`, which they might be reading), on systems where
-/// it cannot tell, and where that variable is set already.
+/// (it sets `CANDLE_NUM_THREADS` and `RAYON_NUM_THREADS`, which they might be
+/// reading) and on systems where it cannot tell. A variable that is set already stays.
 pub fn keep_candle_on_one_thread() {
-    const VARIABLE: &str = "CANDLE_NUM_THREADS";
-    if is_single_threaded() && std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: no other thread can be reading the environment.
-        #[allow(unsafe_code, reason = "Candle offers no other way to tell it")]
-        unsafe {
-            std::env::set_var(VARIABLE, "1");
+    if !is_single_threaded() {
+        return;
+    }
+    // Rayon's own default: our pool is as large as without the variable.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    for (variable, value) in [("CANDLE_NUM_THREADS", "1"), ("RAYON_NUM_THREADS", &cores)] {
+        if std::env::var_os(variable).is_none() {
+            // SAFETY: no other thread can be reading the environment.
+            #[allow(unsafe_code, reason = "Candle offers no other way to tell it")]
+            unsafe {
+                std::env::set_var(variable, value);
+            }
         }
     }
 }

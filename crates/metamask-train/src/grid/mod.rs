@@ -1,7 +1,7 @@
 //! A grid: a table of runs that is declared in a file, planned, run, resumed and
 //! added up.
 //!
-//! [`file`] is what a grid says, [`jobs`] what it comes to: one run each, with a
+//! [`mod@file`] is what a grid says, [`mod@jobs`] what it comes to: one run each, with a
 //! name that depends on its settings alone. [`run`] runs them, each in a process
 //! of its own, [`record`] is what is kept of a finished one, [`table`] adds records up, and
 //! [`plan`] measures beforehand what it will cost. Nothing here keeps a list of

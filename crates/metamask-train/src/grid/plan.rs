@@ -1,7 +1,7 @@
 //! What a grid will cost: each cell trains an epoch of a few steps, and is
 //! multiplied out.
 //!
-//! Sets that lie in files are stood in for by a [`fixture`](super::fixture) in their exact format:
+//! Sets that lie in files are stood in for by a [`super::fixture`] in their exact format:
 //! speed does not depend on what images show, and a cell whose data are not here is
 //! rehearsed from its first byte to its table. A batch is measured by its first 64 images, by 16
 //! where the network is so wide that a step would take seconds: time goes with the images.
