@@ -137,7 +137,9 @@ fn check_committed() -> anyhow::Result<()> {
 
 fn build() -> anyhow::Result<()> {
     let mut build = shell::cargo();
-    shell::run(build.args(["build", "--locked", "--release", "--quiet", "-p", "metamask-cli"]))
+    // As `test` builds it: other packages would be other features, and all of it compiled again.
+    let what = ["build", "--locked", "--release", "--quiet", "--workspace", "--bins"];
+    shell::run(build.args(what))
 }
 
 fn metamask() -> anyhow::Result<Command> {

@@ -255,7 +255,8 @@ fn text(lines: &[Line], (parallel, threads): (usize, usize)) -> String {
         );
     }
     let sum = |is_meant: &dyn Fn(&Line) -> bool, of: &dyn Fn(&Line) -> f64| -> f64 {
-        lines.iter().filter(|line| is_meant(line)).map(of).sum()
+        // The empty sum of f64 is -0.
+        lines.iter().filter(|line| is_meant(line)).map(of).fold(0.0, |sum, x| sum + x)
     };
     let total = |is_meant: &dyn Fn(&Line) -> bool| {
         let jobs = sum(is_meant, &|line| line.to_do as f64);
