@@ -270,7 +270,14 @@ impl Checkpoints {
         if partial.exists() {
             remove(partial)?;
         }
-        fs::create_dir_all(partial).map_err(|error| Failure::io(partial, "create", &error))
+        // Not with what lies above: a run's folder that vanished must not come back
+        // with checkpoints and nothing else.
+        match fs::create_dir(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Failure::io(&self.folder, "create", &error));
+            }
+            _ => fs::create_dir(partial).map_err(|error| Failure::io(partial, "create", &error)),
+        }
     }
 }
 
