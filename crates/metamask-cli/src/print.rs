@@ -132,7 +132,7 @@ pub(crate) fn run_report(config: &Config, name: &str, out: &Path, results: &Resu
     let _ = writeln!(text, "run       {out}");
     text.push('\n');
     let mut next = |command: &str, what: &str| {
-        let _ = writeln!(text, "next      {command:<44}{what}");
+        let _ = writeln!(text, "next      {command:<45}  {what}");
     };
     if config.mask.mode == MaskMode::On && name == metamask_train::presets::DEFAULT {
         next("metamask pretrain --set mask.mode=off", "the same without the mask");
@@ -140,7 +140,7 @@ pub(crate) fn run_report(config: &Config, name: &str, out: &Path, results: &Resu
     next(&format!("metamask evaluate {out}"), "these numbers again");
     if results.rows.iter().any(|row| row.dimensions.is_some()) {
         let command = format!("metamask inspect neighbours {out} --out neighbours.png");
-        next(&command, "  what it takes for alike");
+        next(&command, "what it takes for alike");
     }
     next("metamask pretrain --print-config", "every setting, explained");
     text
