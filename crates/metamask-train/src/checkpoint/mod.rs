@@ -274,7 +274,7 @@ impl Checkpoints {
         // with checkpoints and nothing else.
         match fs::create_dir(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Failure::io(&self.folder, "create", &error));
+                Err(Failure::io(&self.folder, "create", &error))
             }
             _ => fs::create_dir(partial).map_err(|error| Failure::io(partial, "create", &error)),
         }
