@@ -6,13 +6,13 @@ mod tls;
 mod weights;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use metamask_data::hub::{self, Network, Secret};
 use metamask_data::{DataError, Event, LoadOptions, Manifest, Places, Reporter, load, verify};
-use server::{COMMIT, Mode, Server};
+use server::{COMMIT, Mode, Server, hostile_path};
 use sha2::{Digest, Sha256};
 
 const TOKEN: &str = "hf_CANARYCANARYCANARY";
@@ -153,8 +153,8 @@ impl Setup {
         let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
         names.sort_unstable();
         assert!(names == ["cache", "small.toml"] || names == ["small.toml"], "{names:?}");
-        for path in ["/tmp/metamask-hostile", "/metamask-hostile"] {
-            assert!(!Path::new(path).exists(), "{path}");
+        for path in [hostile_path(), "/metamask-hostile".into()] {
+            assert!(!path.exists(), "{}", path.display());
         }
     }
 

@@ -218,10 +218,11 @@ impl State {
             }
             Mode::HostileNames => {
                 for name in ["ETag", "X-Linked-ETag", "X-Repo-Commit"] {
-                    headers.push((name, "\"/tmp/metamask-hostile\"".into()));
+                    headers.push((name, format!("\"{}\"", hostile_path().display())));
                     headers.push((name, "\"../../../../../metamask-hostile\"".into()));
                 }
-                let disposition = "attachment; filename=\"/tmp/metamask-hostile\"".to_owned();
+                let file = hostile_path();
+                let disposition = format!("attachment; filename=\"{}\"", file.display());
                 headers.push(("Content-Disposition", disposition));
                 reply(&mut out, status, &headers, body)
             }
@@ -277,4 +278,9 @@ fn reply(
 ) -> std::io::Result<()> {
     head(out, status, headers, Some(body.len()))?;
     out.write_all(body)
+}
+
+/// What a hostile server would have written: a place that anybody can write to.
+pub fn hostile_path() -> std::path::PathBuf {
+    std::env::temp_dir().join("metamask-hostile")
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use metamask_data::hub::{Network, Secret};
 use metamask_data::{DataError, Event, HubWeights, Places, Reporter};
 
-use crate::server::{COMMIT, Mode, Server};
+use crate::server::{COMMIT, Mode, Server, hostile_path};
 use crate::{TOKEN, sha256};
 
 struct Setup {
@@ -117,7 +117,7 @@ fn a_bad_server_gives_no_weights_and_leaves_no_pin() {
         assert!(!setup.folder().join("model.safetensors").exists(), "{mode:?}");
         setup.server.set(Mode::Good);
         setup.find().unwrap_or_else(|error| panic!("after {mode:?}: {error}"));
-        assert!(!std::path::Path::new("/tmp/metamask-hostile").exists());
+        assert!(!hostile_path().exists());
     }
 }
 
