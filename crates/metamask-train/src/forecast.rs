@@ -12,12 +12,11 @@ use std::{
     time::Instant,
 };
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Tensor};
 use metamask_augment::{ImageBatch, evaluation, evaluation_views, to_tensor};
 use metamask_data::Dataset;
-use metamask_encoders::{BatchStats, ConvNet, Encoder, EncoderConfig, FullyConnected, ResNet};
-use metamask_ops::{Phase, StepView, Watcher};
-use metamask_random::{Key, Purpose};
+use metamask_encoders::BatchStats;
+use metamask_ops::{StepView, Watcher};
 use serde::Serialize;
 
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
     checkpoint::{Checkpoint, encoded_bytes},
     config::{Config, MaskMode},
     failure::Failure,
-    learner::{Learner, encoder_config},
+    learner::Learner,
     machine,
     moment::Moment,
     views::{ViewStream, recipe},
@@ -95,8 +94,8 @@ pub(crate) fn blocks_bytes(config: &Config) -> u64 {
 /// If a step cannot be taken.
 pub fn forecast(config: &Config, data: &Dataset) -> anyhow::Result<Forecast> {
     let counter = Arc::new(Counter::default());
-    let mut learner =
-        Learner::with_encoder(config, watched_encoder(config, &counter)?, DType::F32)?;
+    let mut learner = Learner::new(config, DType::F32)?;
+    learner.encoder.watch(Some(counter.clone()));
     metamask_ops::give_back_freed_memory();
     let at_rest = machine::resident_memory();
 
@@ -160,38 +159,10 @@ struct Counter(AtomicU64);
 
 impl Watcher for Counter {
     fn begin(&self, step: &StepView<'_>) {
-        // A linear layer's two gradients are one step.
-        let times = match (step.phase, step.kind) {
-            (Phase::Backward, "linear" | "conv2d") => 2,
-            _ => 1,
-        };
-        self.0.fetch_add(times * step.multiply_adds, Ordering::Relaxed);
+        self.0.fetch_add(step.multiply_adds, Ordering::Relaxed);
     }
 
     fn end(&self) {}
-}
-
-fn watched_encoder(config: &Config, counter: &Arc<Counter>) -> Result<Box<dyn Encoder>> {
-    let key = Key::new(config.run.seed, Purpose::Initialisation);
-    let watch = || Some(counter.clone() as Arc<dyn Watcher>);
-    let (dtype, device) = (DType::F32, &Device::Cpu);
-    Ok(match encoder_config(config) {
-        EncoderConfig::ResNet(config) => {
-            let encoder = ResNet::new(&config, key, dtype, device)?;
-            encoder.network().set_watcher(watch());
-            Box::new(encoder)
-        }
-        EncoderConfig::Conv(config) => {
-            let encoder = ConvNet::new(&config, key, dtype, device)?;
-            encoder.network().set_watcher(watch());
-            Box::new(encoder)
-        }
-        EncoderConfig::Fc(config) => {
-            let encoder = FullyConnected::new(&config, key, dtype, device)?;
-            encoder.network().set_watcher(watch());
-            Box::new(encoder)
-        }
-    })
 }
 
 /// A step's time and the encoder's multiplications in it.

@@ -248,7 +248,7 @@ pub(crate) fn seeded_encoder(config: &Config, dtype: DType) -> Result<Box<dyn En
 }
 
 /// The encoder that a configuration asks for.
-pub(crate) fn encoder_config(config: &Config) -> EncoderConfig {
+fn encoder_config(config: &Config) -> EncoderConfig {
     let config::Encoder { architecture, depth, stem, width, stem_relu, .. } = config.encoder;
     let precision = config.engine.precision.into();
     match architecture {

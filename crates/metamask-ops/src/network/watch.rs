@@ -35,8 +35,7 @@ pub struct StepView<'a> {
     pub kind: &'static str,
     /// What is computed of it.
     pub phase: Phase,
-    /// Multiplications (each with an addition) that the definition asks for, for one
-    /// gradient or both.
+    /// Multiplications (each with an addition) that the definition asks for.
     pub multiply_adds: u64,
     /// Bytes of the values that it reads and writes once.
     pub bytes: u64,
@@ -108,9 +107,13 @@ impl<T: Real> Run<'_, T> {
             Step::Linear { weight, .. } => (self.batch * weight.len()) as u64,
             _ => 0,
         };
-        // Both factors have a tangent, but for the images.
         let of_images = step.inputs().any(|value| value == 0);
-        let multiply_adds = products * if phase == Phase::Tangent && !of_images { 2 } else { 1 };
+        let multiply_adds = match phase {
+            // Both gradients; both factors' tangents, but the images have none.
+            Phase::Backward => 2 * products,
+            Phase::Tangent if !of_images => 2 * products,
+            _ => products,
+        };
         let values = len(step.output()) + step.inputs().map(len).sum::<u64>();
         let bytes = values * size_of::<T>() as u64;
         watcher.begin(&StepView { name, kind, phase, multiply_adds, bytes });
