@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use metamask_data::Places;
 
 use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
+use crate::data_places;
 use crate::grid::GridArguments;
 use crate::inspect::{
     InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
@@ -96,9 +98,8 @@ pub(crate) struct PretrainArguments {
     /// Seed of every random draw: short for --set run.seed=N
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
     /// What to do when the embeddings collapse: short for --set guard.on_collapse=WORD
     #[arg(long, value_name = "warn|stop")]
     pub on_collapse: Option<String>,
@@ -106,15 +107,11 @@ pub(crate) struct PretrainArguments {
     /// state in every step
     #[arg(long)]
     pub dump_on_error: bool,
-    /// Open no connection: data that are not here are an error
-    #[arg(long)]
-    pub offline: bool,
     /// Where to compute
     #[arg(long, value_name = "cpu|cuda:N", default_value = "cpu")]
     pub device: String,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
     /// Print what the run will take (time, memory, disk, FLOPs), and stop: a few steps are
     /// tried, nothing is written
     #[arg(long)]
@@ -148,15 +145,10 @@ pub(crate) struct EvaluateArguments {
     /// images, the encoder and its mask stay as they are [default: the run's own]
     #[arg(long, value_name = "NAME")]
     pub data: Option<String>,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Open no connection: data that are not here are an error
-    #[arg(long)]
-    pub offline: bool,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -179,6 +171,31 @@ pub(crate) struct FineTuneArguments {
     /// fine-tune: seed of the labels drawn, of order, views and classifier [default: the run's]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+}
+
+/// Where data are looked for.
+#[derive(Args, Debug)]
+pub(crate) struct PlacesArguments {
+    /// Folder with the data set's files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Open no connection: data that are not here are an error
+    #[arg(long)]
+    pub offline: bool,
+}
+
+impl PlacesArguments {
+    pub fn places(&self) -> anyhow::Result<Places> {
+        data_places::of(self.data_dir.clone(), self.offline)
+    }
+}
+
+/// With how many threads.
+#[derive(Args, Debug)]
+pub(crate) struct WorkersArguments {
+    /// Worker threads; results do not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -242,9 +259,8 @@ pub(crate) struct InspectHypergradientArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Worker threads [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
     /// Measure one form only and print it as JSON; this is how the forms are started
     #[arg(long, value_name = "FORM", hide = true)]
     pub only: Option<String>,
@@ -287,9 +303,8 @@ pub(crate) struct EmbedArguments {
     /// What happens at a file that is no image
     #[arg(long, value_name = "WORD", default_value = "fail")]
     pub bad_images: BadImagesWord,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -369,15 +384,10 @@ pub(crate) struct DoctorArguments {
     /// Override a setting, such as `training.epochs=30`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Open no connection: data that are not here are an error
-    #[arg(long)]
-    pub offline: bool,
-    /// Worker threads [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -16,27 +16,26 @@ use metamask_train::{
 
 use crate::{
     arguments::{PresetsArguments, PretrainArguments},
-    data_places, dry_run, print,
+    dry_run, print,
     progress::Progress,
     signals::Signals,
 };
 
 pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode> {
     let (name, config) = configuration(arguments)?;
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let places = arguments.places.places()?;
     let config = init::resolve(&config, &places)?;
     if arguments.print_config {
         print::to_stdout(&config.to_annotated_toml())?;
         return Ok(ExitCode::SUCCESS);
     }
     check_device(&arguments.device)?;
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let default = || {
         let hash = config.short_hash();
         PathBuf::from("runs").join(format!("{name}-s{}-{hash}", config.run.seed))
     };
     let out = arguments.out.clone().unwrap_or_else(default);
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
     if arguments.dry_run {
         let forecast = forecast(&config, &load_data(&config, &places)?)?;
         print::to_stdout(&dry_run::table(&config, &out, &forecast))?;

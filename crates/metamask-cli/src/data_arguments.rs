@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::arguments::PlacesArguments;
+
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -122,30 +124,22 @@ pub(crate) struct PreviewArguments {
     /// `data.bad_images=skip`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Open no connection
-    #[arg(long)]
-    pub offline: bool,
+    #[command(flatten)]
+    pub places: PlacesArguments,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct StatsArguments {
     /// The data set
     pub name: String,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
     /// Side that images are resized to [default: the data set's own]
     #[arg(long, value_name = "PIXELS")]
     pub side: Option<usize>,
     /// What to do with damaged files in a folder of images: fail or skip
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     pub bad_images: String,
-    /// Open no connection
-    #[arg(long)]
-    pub offline: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

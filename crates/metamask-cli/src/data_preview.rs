@@ -9,7 +9,7 @@ use metamask_train::{
 };
 
 use crate::data_arguments::PreviewArguments;
-use crate::{data_places, print};
+use crate::print;
 
 /// Columns of a preview: an image and two views of it, a few times.
 const SAMPLES: usize = 16;
@@ -23,7 +23,7 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
     let spec: DatasetSpec = arguments.name.parse()?;
     let preset = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
     let config = Preset::named(preset)?.config(&arguments.overrides)?;
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let places = arguments.places.places()?;
     let side = (config.data.image_size > 0).then_some(config.data.image_size);
     let bad_images = config.data.bad_images;
     let data = load(&spec, &LoadOptions { places, side, bad_images, ..LoadOptions::default() })?;

@@ -8,7 +8,7 @@ use metamask_data::{
 use serde::Serialize;
 
 use crate::data_arguments::StatsArguments;
-use crate::{data_places, print};
+use crate::print;
 
 #[derive(Serialize)]
 struct Stats {
@@ -43,7 +43,7 @@ struct Suggestion {
 pub(crate) fn stats(arguments: &StatsArguments) -> anyhow::Result<()> {
     let spec: DatasetSpec = arguments.name.parse()?;
     let bad_images: BadImages = arguments.bad_images.parse()?;
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let places = arguments.places.places()?;
     let options =
         LoadOptions { places, side: arguments.side, bad_images, ..LoadOptions::default() };
     let set = load(&spec, &options)?;

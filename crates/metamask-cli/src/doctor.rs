@@ -20,12 +20,12 @@ use metamask_train::{
 use crate::{
     arguments::DoctorArguments,
     commands::{self, set_threads},
-    data_places::{self, bytes},
+    data_places::bytes,
     dry_run, print,
 };
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let target = Path::new(&arguments.target);
     if dump::is_dump(target) {
         return of_dump(target, arguments.json).map(|()| ExitCode::SUCCESS);
@@ -45,7 +45,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         (None, true) => commands::read_config_file(target, &arguments.overrides)?,
         (None, false) => Preset::named(&arguments.target)?.config(&arguments.overrides)?,
     };
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let places = arguments.places.places()?;
     let config = init::resolve(&config, &places)?;
 
     let mut found = Found::default();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &EmbedArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let (run, images) = (&arguments.run, &arguments.images);
     let files = EmbeddingFiles::new(&arguments.out)?;
     let (config, config_sha256) = run_folder::read_config(run)?;

@@ -11,17 +11,17 @@ use metamask_train::{
 use crate::{
     arguments::{EvaluateArguments, FineTuneArguments, ProtocolName},
     commands::{restore_latest, set_threads},
-    data_places, print,
+    print,
     progress::Progress,
 };
 
 pub(crate) fn run(arguments: &EvaluateArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let run = &arguments.run;
     let (config, config_sha256) = run_folder::read_config(run)?;
     let measures = measures(&arguments.protocols, &arguments.fine_tune)?;
     let (seen, folder) = (evaluated(&config, arguments.data.as_deref())?, run.join("checkpoints"));
-    let places = data_places::of(arguments.data_dir.clone(), arguments.offline)?;
+    let places = arguments.places.places()?;
     let data = load_data(&seen, &places)?;
     if data.train.is_empty() && !arguments.protocols.is_empty() {
         let message = format!("`--protocol`: {} has no labels to be right about", data.name);

@@ -18,7 +18,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Creates a file that is not there yet with `bytes`: on the disk whole, or not there.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+///
+/// # Errors
+/// If it is there already or cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let made = OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = made.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => in_the_way(path),
@@ -29,6 +32,17 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let _ = fs::remove_file(path);
         Failure::io(path, &format!("write {} bytes", bytes.len()), &error)
     })
+}
+
+/// Says before minutes of work and not after that a file to be written is there.
+///
+/// # Errors
+/// If it is.
+pub fn expect_new(path: Option<&Path>) -> Result<(), Failure> {
+    match path {
+        Some(path) if path.exists() => Err(in_the_way(path)),
+        _ => Ok(()),
+    }
 }
 
 /// What is said of a file that would have to be overwritten.

@@ -40,6 +40,7 @@ pub mod untrusted;
 pub mod views;
 
 pub use config::Config;
+pub use durable::{expect_new, write_new};
 pub use embeddings::{WithMask, embeddings_of};
 pub use epoch_sums::EpochSums;
 pub use evaluate::{Evaluated, Measure, Results, evaluate, features_of};

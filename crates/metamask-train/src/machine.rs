@@ -26,6 +26,11 @@ pub fn peak_memory() -> Option<u64> {
     kib_of(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// The same in MiB.
+pub fn peak_mib() -> Option<f64> {
+    Some(peak_memory()? as f64 / f64::from(1 << 20))
+}
+
 /// Bytes that can still be written at a path, or where it would be made.
 pub fn free_disk(path: &Path) -> Option<u64> {
     let here = Path::new(".");

@@ -5,12 +5,12 @@ use clap::Args;
 use metamask_eval::{Knn, knn_predict};
 use metamask_ops::Precision;
 use metamask_random::{Key, Purpose};
-use metamask_train::{Code, Failure};
+use metamask_train::{Code, Failure, machine};
 use serde_json::json;
 
 use super::profile::percent;
 use super::{Common, grouped, machine, median, peak, times};
-use crate::{inspect, print};
+use crate::print;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -82,11 +82,11 @@ pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
             "queries_per_second": rate,
             "gflops": gflops,
             "peak_gflops": peak,
-            "peak_mib": inspect::peak_mib(),
+            "peak_mib": machine::peak_mib(),
         });
         return print::to_stdout(&format!("{value}\n"));
     }
-    let memory = inspect::peak_mib().map_or_else(String::new, |mib| {
+    let memory = machine::peak_mib().map_or_else(String::new, |mib| {
         format!("memory at most {mib:.0} MiB, of which features {:.0}\n", mebibytes(arguments))
     });
     print::to_stdout(&format!(

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use metamask_ops::{Kernel, threads};
 use metamask_train::{Config, presets};
 
+use crate::arguments::WorkersArguments;
 use crate::commands::set_threads;
 
 #[derive(Args, Debug)]
@@ -47,9 +48,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
 /// What is common to all of them.
 #[derive(Args, Debug)]
 struct Common {
-    /// Worker threads [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    workers: WorkersArguments,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -74,7 +74,7 @@ impl Settings {
 
 /// Sets the threads and says with what the machine computes.
 fn machine(common: &Common) -> anyhow::Result<String> {
-    set_threads(common.threads)?;
+    set_threads(common.workers.threads)?;
     let kernel = format!("{:?}", Kernel::current()).to_lowercase();
     let n = threads();
     Ok(format!("{n} {}, {kernel}", if n == 1 { "thread" } else { "threads" }))

@@ -10,14 +10,15 @@ use metamask_train::{
     Config, Learner, Moment,
     algorithm::iteration,
     config::MaskMode,
-    shown,
+    expect_new, machine, shown,
     views::{ViewStream, recipe},
+    write_new,
 };
 use serde_json::json;
 
 use super::profile::{Profile, Sum, percent};
 use super::{Common, Settings, grouped, growth, machine, median, milliseconds, peak};
-use crate::{inspect, print};
+use crate::print;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -54,7 +55,7 @@ pub(super) struct BenchStepArguments {
 
 pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
     let config = arguments.settings.config()?;
-    inspect::expect_new(arguments.trace.as_deref())?;
+    expect_new(arguments.trace.as_deref())?;
     let machine = machine(&arguments.common)?;
     if arguments.growth {
         return growth::run(&config, &machine, &arguments.common);
@@ -64,7 +65,7 @@ pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
     let peaks = (peak::gflops(config.engine.precision.into()), peak::copied_gigabytes());
     let totals = profile.totals();
     if let Some(path) = &arguments.trace {
-        inspect::write_new(path, &profile.trace().to_string())?;
+        write_new(path, profile.trace().to_string().as_bytes())?;
     }
     let steps = taken.steps;
     if arguments.common.json {
@@ -81,7 +82,7 @@ pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
             "peak_gflops": peaks.0,
             "copy_gigabytes_per_second": peaks.1,
             "waiting_ms": taken.waiting_ms,
-            "peak_mib": inspect::peak_mib(),
+            "peak_mib": machine::peak_mib(),
             "profile": arguments.profile.then(|| totals.json(steps)),
         });
         return print::to_stdout(&format!("{value}\n"));
@@ -125,7 +126,7 @@ fn summary(taken: &Taken, encoder: &Sum, (peak, copy): (f64, f64)) -> String {
         share(taken.waiting_ms)
     );
     let _ = writeln!(text, "peak of this machine         {peak:>8.0} GFLOP/s, copy {copy:.0} GB/s");
-    if let Some(mib) = inspect::peak_mib() {
+    if let Some(mib) = machine::peak_mib() {
         let _ = writeln!(text, "memory at most               {mib:>8.0} MiB");
     }
     text

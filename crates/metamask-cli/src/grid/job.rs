@@ -12,7 +12,7 @@ use metamask_train::{
         plan,
         record::{ProcessLine, machine},
     },
-    shown,
+    machine, shown,
 };
 
 use super::arguments::JobArguments;
@@ -46,7 +46,7 @@ fn remember(arguments: &JobArguments, step: u64) -> anyhow::Result<()> {
     let line = ProcessLine {
         kind: "process".to_owned(),
         step,
-        peak_mib: peak_mib(),
+        peak_mib: machine::peak_mib(),
         threads: metamask_ops::threads(),
         jobs: arguments.beside,
         machine: machine(),
@@ -70,7 +70,7 @@ pub(super) fn measure(arguments: &JobArguments) -> anyhow::Result<()> {
     let config = config(arguments)?;
     let places = data_places::of(arguments.data_dir.clone(), true)?;
     let mut measured = plan::measure(&config, &arguments.out, &places)?;
-    measured.peak_mib = peak_mib();
+    measured.peak_mib = machine::peak_mib();
     print::to_stdout(&(serde_json::to_string(&measured)? + "\n"))
 }
 
@@ -83,12 +83,4 @@ fn config(arguments: &JobArguments) -> anyhow::Result<Config> {
         _ => Failure::io(path, "read", &error),
     })?;
     Ok(Config::read(&text, &shown(path), &[])?)
-}
-
-/// The peak of this process's resident memory, where the system tells it.
-fn peak_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }

@@ -8,6 +8,7 @@ use metamask_train::{Observer as _, WithMask, checkpoint::State, config::MaskMod
 use serde::Serialize;
 
 use super::OpenRun;
+use crate::arguments::WorkersArguments;
 use crate::{commands::set_threads, print, progress::Progress};
 
 #[derive(Args, Debug)]
@@ -29,9 +30,8 @@ pub(crate) struct InspectBoundsArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
 }
 
 /// What `--json` prints.
@@ -56,7 +56,7 @@ struct Measured {
 }
 
 pub(crate) fn inspect(arguments: &InspectBoundsArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let run = OpenRun::open(&arguments.run, arguments.data_dir.clone())?;
     let OpenRun { config, data, learner, state } = &run;
     let mut progress = Progress::new();

@@ -10,11 +10,11 @@ use metamask_eval::{
 };
 use metamask_random::{Key, Purpose};
 use metamask_report::{DimensionsFigure, Fit, Relevance, Spectrum, dimensions_figure};
-use metamask_train::{Observer as _, checkpoint::State, features_of};
+use metamask_train::{Observer as _, checkpoint::State, expect_new, features_of, write_new};
 use serde::Serialize;
 
-use super::{OpenRun, dimensions_table::table, expect_new, name_of, protocol, write_new};
-use crate::{commands::set_threads, print, progress::Progress};
+use super::{OpenRun, dimensions_table::table, name_of, protocol};
+use crate::{arguments::WorkersArguments, commands::set_threads, print, progress::Progress};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -40,9 +40,8 @@ pub(crate) struct InspectDimensionsArguments {
     /// Folder with the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
 }
 
 /// What `--json` prints.
@@ -65,7 +64,7 @@ struct FactorLine {
 }
 
 pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     expect_new(arguments.out.as_deref())?;
     let run = OpenRun::open(&arguments.run, arguments.data_dir.clone())?;
     let OpenRun { config, data, learner, state } = &run;
@@ -93,7 +92,7 @@ pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<
 
     if let Some(out) = &arguments.out {
         let subtitle = format!("{}; {}", protocol(config, *state), run.images());
-        write_new(out, &figure(&name_of(&arguments.run), &subtitle, &report))?;
+        write_new(out, figure(&name_of(&arguments.run), &subtitle, &report).as_bytes())?;
     }
     let split = run.split();
     if !arguments.json {

@@ -13,7 +13,7 @@ use metamask_train::{
     checkpoint::{Checkpoint, Checkpoints, Identity},
     compare::{Agreement, Found, all_forms, measure, second_order_share},
     config::{MaskMode, Meta},
-    load_data, run_folder,
+    load_data, machine, run_folder,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ struct Line {
 }
 
 pub(crate) fn inspect(arguments: &InspectHypergradientArguments) -> anyhow::Result<()> {
-    crate::commands::set_threads(arguments.threads)?;
+    crate::commands::set_threads(arguments.workers.threads)?;
     match &arguments.only {
         Some(form) => child(arguments, form),
         None => parent(arguments),
@@ -75,7 +75,9 @@ fn child(arguments: &InspectHypergradientArguments, form: &str) -> anyhow::Resul
     let checkpoint = latest(&checkpoints, run, &config)?;
     let repeats = arguments.repeats.into();
     let found = measure(&config, &data, &checkpoint, form, repeats, forget_peak)?;
-    print::to_stdout(&(serde_json::to_string(&Measured { found, peak_mib: peak_mib() })? + "\n"))
+    print::to_stdout(
+        &(serde_json::to_string(&Measured { found, peak_mib: machine::peak_mib() })? + "\n"),
+    )
 }
 
 fn latest(checkpoints: &Checkpoints, run: &Path, config: &Config) -> anyhow::Result<Checkpoint> {
@@ -146,7 +148,7 @@ fn in_child(arguments: &InspectHypergradientArguments, form: &str) -> anyhow::Re
     let mut command = Command::new(program);
     command.args(["inspect", "hypergradient", "--only", form]);
     command.args(["--repeats", &arguments.repeats.to_string()]);
-    if let Some(threads) = arguments.threads {
+    if let Some(threads) = arguments.workers.threads {
         command.args(["--threads", &threads.to_string()]);
     }
     if let Some(data_dir) = &arguments.data_dir {
@@ -174,14 +176,6 @@ fn forget_peak() {
     metamask_ops::give_back_freed_memory();
     // Linux only; elsewhere there is no peak to read either.
     let _ = fs::write("/proc/self/clear_refs", "5");
-}
-
-/// The peak of this process's resident memory, where the system tells it.
-pub(crate) fn peak_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 fn table(lines: &[Line], plain: &Measured) -> String {

@@ -8,11 +8,11 @@ use metamask_train::{
     Code, Failure, Learner,
     checkpoint::{Checkpoints, State},
     config::MaskMode,
-    run_folder,
+    run_folder, write_new,
 };
 use serde::Serialize;
 
-use super::{name_of, protocol, values, write_new};
+use super::{name_of, protocol, values};
 use crate::{arguments::InspectMaskArguments, commands::restore_latest, print};
 
 /// What `--json` prints of a mask.
@@ -50,7 +50,7 @@ pub(crate) fn inspect(arguments: &InspectMaskArguments) -> anyhow::Result<()> {
             start,
             ranges: &ranges,
         });
-        write_new(out, &figure)?;
+        write_new(out, figure.as_bytes())?;
     }
     let summary = MaskSummary::of(&values).expect("a representation has dimensions");
     match arguments.json {

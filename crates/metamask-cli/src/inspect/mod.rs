@@ -7,16 +7,12 @@ mod hypergradient;
 mod mask;
 mod neighbours;
 
-use std::{
-    fs::{self, OpenOptions},
-    io::{ErrorKind, Write as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use metamask_data::Dataset;
 use metamask_train::{
-    Code, Config, Failure, Learner,
+    Config, Learner,
     checkpoint::{Checkpoints, Identity, State},
     config::MaskMode,
     load_data, run_folder, shown,
@@ -24,7 +20,6 @@ use metamask_train::{
 
 pub(crate) use bounds::InspectBoundsArguments;
 pub(crate) use dimensions::InspectDimensionsArguments;
-pub(crate) use hypergradient::peak_mib;
 pub(crate) use neighbours::InspectNeighboursArguments;
 
 use crate::{
@@ -116,31 +111,4 @@ fn protocol(config: &Config, State { step, epoch, .. }: State) -> String {
         config.run.seed,
         config.training.epochs,
     )
-}
-
-/// Writes a file that is not there yet: whole, or not at all.
-pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
-    let made = OpenOptions::new().write(true).create_new(true).open(path);
-    let mut file = made.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => already_there(path),
-        _ => Failure::at(Code::OutDir, path, format!("cannot be created: {error}")),
-    })?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
-        // Ours, and of no use to anybody.
-        let _ = fs::remove_file(path);
-        Failure::io(path, "write", &error)
-    })
-}
-
-/// Says so before minutes of work and not after, if a file is to be written and is there.
-pub(crate) fn expect_new(path: Option<&Path>) -> Result<(), Failure> {
-    match path {
-        Some(path) if path.exists() => Err(already_there(path)),
-        _ => Ok(()),
-    }
-}
-
-fn already_there(path: &Path) -> Failure {
-    Failure::at(Code::OutDir, path, "exists already, expected a new file")
-        .help("choose another name with --out")
 }

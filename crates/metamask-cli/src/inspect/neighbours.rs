@@ -8,15 +8,15 @@ use metamask_data::{Captioned, Frame, Tile, neighbour_sheet, save_png};
 use metamask_train::{
     Code, Failure, Learner,
     checkpoint::{Checkpoints, Identity},
-    load_data,
+    expect_new, load_data,
     neighbours::{Neighbours, neighbours},
     run_folder, shown,
 };
 
-use super::{expect_new, protocol};
+use super::protocol;
+use crate::arguments::{PlacesArguments, WorkersArguments};
 use crate::{
     commands::{restore_latest, set_threads},
-    data_places,
     evaluate::evaluated,
     print,
     progress::Progress,
@@ -44,27 +44,22 @@ pub(crate) struct InspectNeighboursArguments {
     /// Another data set to look at [default: the run's own]
     #[arg(long, value_name = "NAME")]
     pub data: Option<String>,
-    /// Folder with the data set's files
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Open no connection: data that are not here are an error
-    #[arg(long)]
-    pub offline: bool,
-    /// Worker threads; results do not depend on it [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
 }
 
 /// Neighbours of a query.
 const NEAREST: usize = 10;
 
 pub(crate) fn inspect(arguments: &InspectNeighboursArguments) -> anyhow::Result<()> {
-    set_threads(arguments.threads)?;
+    set_threads(arguments.workers.threads)?;
     let (run, out) = (&arguments.run, &arguments.out);
     expect_new(Some(out))?;
     let (config, config_sha256) = run_folder::read_config(run)?;
     let (seen, folder) = (evaluated(&config, arguments.data.as_deref())?, run.join("checkpoints"));
-    let data = load_data(&seen, &data_places::of(arguments.data_dir.clone(), arguments.offline)?)?;
+    let data = load_data(&seen, &arguments.places.places()?)?;
     let checkpoints = match arguments.data {
         Some(_) => Checkpoints::to_inspect(folder, config_sha256)?,
         None => Checkpoints {
