@@ -124,6 +124,14 @@ pub fn save_png(picture: &RgbImage, path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("failed to write `{}`", path.display()))
 }
 
+/// The bytes of a picture's PNG file.
+pub fn png_bytes(picture: &RgbImage) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let written = picture.write_to(&mut bytes, image::ImageFormat::Png);
+    written.expect("RGB of eight bits fits PNG, and memory takes it");
+    bytes.into_inner()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +173,7 @@ mod tests {
         let sheet = contact_sheet(&[vec![Tile { bytes: &bytes, height: 1, width: 1 }]], 1);
         save_png(&sheet, &path).unwrap();
         assert_eq!(image::open(&path).unwrap().to_rgb8(), sheet);
+        assert_eq!(std::fs::read(&path).unwrap(), png_bytes(&sheet));
         assert!(save_png(&sheet, &folder.path().join("none/sheet.png")).is_err());
     }
 }

@@ -105,6 +105,9 @@ pub struct StepReport {
     pub dimensions: Option<Dimensions>,
 }
 
+/// Parts of the mask's histogram.
+pub const MASK_BINS: usize = 20;
+
 /// One epoch's results, a line of `metrics.jsonl`. Means are over its steps.
 #[derive(Clone, Debug, Serialize)]
 pub struct EpochReport {
@@ -140,6 +143,10 @@ pub struct EpochReport {
     /// Share of the mask within 0.01 of 0 or 1, where its gradient is next to nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_saturated: Option<f64>,
+    /// How many values of the mask lie in each of [`MASK_BINS`] equal parts of 0 to 1; what lies
+    /// beyond counts to the nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_histogram: Option<[u32; MASK_BINS]>,
     /// Spread of the last batch's normalised embeddings; 0 is collapse.
     pub embedding_std: f64,
     /// What the spread is for embeddings spread evenly.

@@ -28,7 +28,7 @@ use crate::{
     losses::chance_level,
     machine,
     moment::Moment,
-    observer::{EpochReport, Observer, Plan, StepReport},
+    observer::{EpochReport, MASK_BINS, Observer, Plan, StepReport},
     run_folder::{self, RunFolder},
     run_log::RunLog,
     views::{ViewStream, batch_of, recipe},
@@ -534,6 +534,15 @@ fn with_kept(failure: Failure, checkpoints: &Checkpoints) -> Failure {
     }
 }
 
+fn mask_histogram(learner: &Learner) -> candle_core::Result<[u32; MASK_BINS]> {
+    let mut counts = [0; MASK_BINS];
+    for m in learner.mask.values()?.to_dtype(DType::F64)?.to_vec1::<f64>()? {
+        let part = (m * MASK_BINS as f64).clamp(0.0, (MASK_BINS - 1) as f64);
+        counts[part as usize] += 1;
+    }
+    Ok(counts)
+}
+
 fn epoch_report(
     learner: &Learner,
     (found, last, moment): (&Iteration, &StepReport, &Moment),
@@ -558,6 +567,7 @@ fn epoch_report(
         mask_saturated: mask
             .filter(|_| learner.mask.form == MaskForm::Sigmoid)
             .map(|mask| mask.saturated),
+        mask_histogram: learner.meta.map(|_| mask_histogram(learner)).transpose()?,
         embedding_std: last.embedding_std,
         embedding_std_even: last.embedding_std_even,
         dimensions: Dimensions::of(learner, found)?,

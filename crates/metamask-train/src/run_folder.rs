@@ -161,6 +161,20 @@ pub fn read_results(path: &Path) -> Result<Option<Results>, Failure> {
     }
 }
 
+/// The text of a run's log; nothing if it is not there yet. Needs no lock.
+///
+/// # Errors
+/// If it cannot be read, or is longer than 256 MiB.
+pub fn read_log(path: &Path) -> Result<String, Failure> {
+    const MAX_BYTES: u64 = 256 << 20;
+    match durable::read_at_most(path, MAX_BYTES) {
+        Ok(Some(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Ok(None) => Err(Failure::at(Code::Data, path, "is longer than 256 MiB, expected a log")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Failure::io(path, "read", &error)),
+    }
+}
+
 /// Fails if there is anything but an empty folder at `path`, and says who uses it.
 fn refuse_existing(path: &Path) -> Result<(), Failure> {
     match fs::read_dir(path) {
