@@ -18,6 +18,7 @@ mod hypergradient;
 mod inspect;
 mod microscope;
 mod pretrain;
+mod report;
 mod resume;
 mod selftest;
 mod support;

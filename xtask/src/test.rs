@@ -20,8 +20,8 @@ nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
 and the lines are repeated at the end.
 
 Options:
-  --full  install what tests want (strace, dataset-fashion-mnist; by apt-get, as
-          root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
+  --full  install what tests want (strace, chromium, dataset-fashion-mnist; by
+          apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
           that hold us against Python's libraries run where METAMASK_PYTHON names
           an interpreter with xtask/peers/requirements.txt, in either way
 
@@ -43,10 +43,14 @@ enum Wanted {
     Folder(&'static str),
 }
 
-const TOOLS: [Tool; 2] = [
+const TOOLS: [Tool; 3] = [
     Tool {
         wanted: Wanted::Program { name: "strace", version_flag: "--version" },
         package: "strace",
+    },
+    Tool {
+        wanted: Wanted::Program { name: "chromium", version_flag: "--version" },
+        package: "chromium",
     },
     Tool {
         wanted: Wanted::Folder("/usr/share/datasets/fashion-mnist"),

@@ -12,6 +12,7 @@ use crate::grid::GridArguments;
 use crate::inspect::{
     InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
 };
+use crate::report::ReportArguments;
 
 /// Self-supervised pre-training of image encoders with MetaMask: a mask over
 /// the representation's dimensions, learned without labels.
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Look inside a run
     Inspect(InspectArguments),
+    /// Runs as a page that needs nothing but a browser
+    Report(ReportArguments),
     /// Write the features of your images
     Embed(EmbedArguments),
     /// Write a run's encoder for PyTorch

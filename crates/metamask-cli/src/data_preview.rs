@@ -1,11 +1,13 @@
 //! `metamask data preview`: images, their labels, and two views of each.
 
 use metamask_augment::{ImageBatch, Pipeline, evaluation, evaluation_views, two_views};
-use metamask_data::{DatasetSpec, LoadOptions, Tile, captioned_sheet, epoch_order, load, save_png};
+use metamask_data::{
+    Dataset, DatasetSpec, LoadOptions, Tile, captioned_sheet, epoch_order, load, png_bytes,
+};
 use metamask_train::{
-    Code, Failure,
+    Config, expect_new,
     presets::{self, Preset},
-    shown, views,
+    shown, views, write_new,
 };
 
 use crate::data_arguments::PreviewArguments;
@@ -17,9 +19,7 @@ const SAMPLES: usize = 16;
 const SHOWN_SIDE: usize = 96;
 
 pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
-    if arguments.out.exists() {
-        return Err(Failure::at(Code::OutDir, &arguments.out, "is there already").into());
-    }
+    expect_new(Some(&arguments.out))?;
     let spec: DatasetSpec = arguments.name.parse()?;
     let preset = arguments.preset.as_deref().unwrap_or(presets::DEFAULT);
     let config = Preset::named(preset)?.config(&arguments.overrides)?;
@@ -27,6 +27,23 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
     let side = (config.data.image_size > 0).then_some(config.data.image_size);
     let bad_images = config.data.bad_images;
     let data = load(&spec, &LoadOptions { places, side, bad_images, ..LoadOptions::default() })?;
+    let (png, captions) = views_sheet(&config, &data)?;
+    write_new(&arguments.out, &png)?;
+    print::to_stdout(&format!(
+        "{}: {} images of {} (upper row), two views of each below\nlabels  {}\n",
+        shown(&arguments.out),
+        captions.len(),
+        data.name,
+        captions.join(", ")
+    ))
+}
+
+/// Some images of a set and two views of each as a configuration makes them: the bytes of a
+/// PNG file, and the images' labels.
+pub(crate) fn views_sheet(
+    config: &Config,
+    data: &Dataset,
+) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
     // Labelled images if there are any: their classes are shown.
     let unlabelled = data.pretraining(data.pretraining_split())?;
     let images = if data.train.is_empty() { unlabelled.images() } else { &data.train.images };
@@ -57,17 +74,7 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> anyhow::Result<()> {
     let rows = [whole, view_a, view_b];
     let rows: Vec<Vec<Tile<'_>>> = rows.iter().map(|row| tiles(row, size)).collect();
     let scale = (SHOWN_SIDE / size.0.max(1)).max(1);
-    save_png(&captioned_sheet(&rows, &captions, scale), &arguments.out).map_err(|error| {
-        let message = format!("cannot be written: {}", error.root_cause());
-        Failure::at(Code::OutDir, &arguments.out, message)
-    })?;
-    let named: Vec<&str> = captions.iter().map(String::as_str).collect();
-    print::to_stdout(&format!(
-        "{}: {n} images of {} (upper row), two views of each below\nlabels  {}\n",
-        shown(&arguments.out),
-        data.name,
-        named.join(", ")
-    ))
+    Ok((png_bytes(&captioned_sheet(&rows, &captions, scale)), captions))
 }
 
 fn tiles(view: &[u8], (height, width): (usize, usize)) -> Vec<Tile<'_>> {

@@ -20,6 +20,7 @@ mod grid;
 mod inspect;
 mod print;
 mod progress;
+mod report;
 mod selftest;
 mod signals;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::inspect(&arguments).map(success),
         Command::Export(arguments) => export::run(&arguments).map(success),
         Command::Embed(arguments) => embed::run(&arguments).map(success),
+        Command::Report(arguments) => report::report(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Bench(arguments) => bench::run(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),

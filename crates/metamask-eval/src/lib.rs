@@ -17,8 +17,10 @@ mod label_subset;
 mod leave_one_out;
 mod linear_probe;
 mod microscope;
+mod neighbour_embedding;
 mod paired;
 mod participation_ratio;
+mod principal_components;
 mod protocol;
 mod rank_correlation;
 mod rank_me;
@@ -44,8 +46,10 @@ pub use microscope::{
     Agreement, DimensionReport, DimensionRow, NuisanceFactor, Sharing, Subject, Usage,
     inspect_dimensions,
 };
+pub use neighbour_embedding::{PERPLEXITY, neighbour_embedding};
 pub use paired::{PairedDifference, student_t_quantile};
 pub use participation_ratio::participation_ratio;
+pub use principal_components::principal_components;
 pub use protocol::Protocol;
 pub use rank_correlation::{RankCorrelation, spearman, spearman_test};
 pub use rank_me::rank_me;

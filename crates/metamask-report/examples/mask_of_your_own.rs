@@ -22,5 +22,5 @@ fn main() {
         start: 0.5,
         ranges: &ranges,
     };
-    print!("{}", mask_figure(&figure));
+    print!("{}", mask_figure(&figure).standalone());
 }

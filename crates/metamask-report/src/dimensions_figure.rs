@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::{
-    heat_map::{HeatMap, level_style},
-    palette::{DARK, LIGHT, STYLE},
-    svg::{Panel, ends_of, escape, shortened, ticks},
+    drawing::Drawing,
+    heat_map::HeatMap,
+    svg::{Panel, ends_of, escape, ticks},
 };
 
 /// What the picture shows. Every number is finite.
@@ -75,46 +75,14 @@ const TOP_ROW: (f64, f64) = (112.0, 352.0);
 const BOTTOM_ROW: (f64, f64) = (470.0, 650.0);
 const HEIGHT: f64 = 712.0;
 
-const OWN_STYLE: &str = "\
-.cells{shape-rendering:crispEdges}.frame{fill:none}.dots{opacity:.6}.end.halo,.key{font-size:11px}
-.fit{stroke-width:1.2;stroke-dasharray:2 3}";
-
-/// Colours of the map from 0 over the middle to 1, on light and dark paper.
-const LIGHT_LEVELS: [[u8; 3]; 3] = [[0xf3, 0xf6, 0xf9], [0x00, 0x72, 0xb2], [0x00, 0x1e, 0x33]];
-const DARK_LEVELS: [[u8; 3]; 3] = [[0x16, 0x1b, 0x22], [0x56, 0xb4, 0xe9], [0xf0, 0xf8, 0xff]];
-
-/// Draws the dimensions as a self-contained SVG, for light and dark paper.
+/// Draws the dimensions.
 ///
 /// Above: the eigenvalues of the covariance as shares of the variance on logarithmic
 /// axes, with the power law that was fitted; and the absolute correlation of every two
 /// dimensions. Below: for each relevance a dot for each dimension, its share of variance
 /// against the scale; the dashed line is what chance explains.
-pub fn dimensions_figure(figure: &DimensionsFigure<'_>) -> String {
-    let title = escape(&shortened(figure.title, 80));
-    let subtitle = escape(&shortened(figure.subtitle, 130));
-    let own = |ink: &str, levels| format!(".frame{{stroke:{ink}}}{}", level_style(levels));
-    let mut svg = format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="The dimensions of {title}">
-<style>
-{STYLE}
-{OWN_STYLE}
-{}
-{}
-@media (prefers-color-scheme: dark) {{
-{}
-{}
-}}
-</style>
-<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>
-<text x="24" y="36" class="title">{title}</text>
-<text x="24" y="58">{subtitle}</text>
-"#,
-        LIGHT.style(),
-        own(LIGHT.ink, LIGHT_LEVELS),
-        DARK.style(),
-        own(DARK.ink, DARK_LEVELS),
-    );
-    svg += &spectrum_panel(figure.spectra);
+pub fn dimensions_figure(figure: &DimensionsFigure<'_>) -> Drawing {
+    let mut svg = spectrum_panel(figure.spectra);
     svg += &correlation_panel(figure);
     let slots: &[(f64, f64)] = match figure.relevances.len() {
         1 => &[(72.0, 856.0)],
@@ -124,7 +92,14 @@ pub fn dimensions_figure(figure: &DimensionsFigure<'_>) -> String {
     for (relevance, slot) in figure.relevances.iter().zip(slots) {
         svg += &relevance_panel(relevance, figure.scale, *slot);
     }
-    svg + "</svg>\n"
+    Drawing {
+        width: WIDTH,
+        height: HEIGHT,
+        label: format!("The dimensions of {}", figure.title),
+        title: figure.title.to_owned(),
+        subtitle: figure.subtitle.to_owned(),
+        body: svg,
+    }
 }
 
 /// Smaller shares are not drawn: a ten-thousandth of a percent.
@@ -207,17 +182,25 @@ fn correlation_panel(figure: &DimensionsFigure<'_>) -> String {
     let mut order: Vec<usize> = (0..scale.len()).collect();
     order.sort_by(|&a, &b| scale[a].total_cmp(&scale[b]));
     let (top, bottom) = TOP_ROW;
-    let map =
-        HeatMap { values: figure.correlation, order: &order, left: 536.0, top, side: bottom - top };
+    let side = bottom - top;
+    let map = HeatMap {
+        values: figure.correlation,
+        rows: &order,
+        columns: &order,
+        left: 536.0,
+        top,
+        width: side,
+        height: side,
+    };
     let mean = figure
         .mean_correlation
         .map_or_else(String::new, |mean| format!(r#"<tspan dx="8">mean {mean:.3}</tspan>"#));
-    let pooled = match map.pooled() {
+    let pooled = match map.pooled().0 {
         1 => String::new(),
         n => format!(" ({n} × {n} a cell)"),
     };
     let name = escape(name);
-    let (left, side) = (map.left, map.side);
+    let left = map.left;
     let (right, under, beside) = (left + side, bottom + 19.0, left - 8.0);
     let (middle_x, middle_y) = (left + side / 2.0, top + side / 2.0);
     map.svg()
@@ -321,6 +304,7 @@ mod tests {
             scale: ("mask value m", scale),
             relevances,
         });
+        let svg = svg.standalone();
         assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("a<b>"), "{svg}");
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
         svg

@@ -1,17 +1,37 @@
-//! Run logs to figures: pictures that need nothing but a browser.
+//! Run logs to figures and pages that need nothing but a browser.
 //!
-//! Takes numbers and the text of a log and returns the text of an SVG; files,
-//! checkpoints and printing belong to others.
+//! Takes numbers and the text of a log and returns the text of an SVG or an HTML file;
+//! files, checkpoints and printing belong to others.
 
+mod confusion_figure;
+mod curves_figure;
 mod dimensions_figure;
+mod drawing;
+mod events;
 mod heat_map;
+mod log;
+mod mask_course_figure;
 mod mask_figure;
 mod mask_range;
 mod mask_summary;
+mod page;
 mod palette;
+mod points_figure;
+mod run_report;
 mod svg;
+mod verdicts;
 
+pub use confusion_figure::{ConfusionFigure, confusion_figure};
+pub use curves_figure::{CurvePanel, CurvesFigure, curves_figure};
 pub use dimensions_figure::{DimensionsFigure, Fit, Relevance, Spectrum, dimensions_figure};
+pub use drawing::Drawing;
+pub use events::tensorboard_events;
+pub use log::Log;
+pub use mask_course_figure::{MaskCourseFigure, mask_course_figure};
 pub use mask_figure::{MaskFigure, mask_figure};
 pub use mask_range::{MaskRange, mask_ranges};
 pub use mask_summary::MaskSummary;
+pub use page::{Block, Page, Picture, Section, Table, Verdict, html_page};
+pub use points_figure::{PointsFigure, points_figure};
+pub use run_report::{Accuracies, MaskReport, Points, RunReport, accuracy_table, report_page};
+pub use verdicts::verdicts;

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
+    drawing::Drawing,
     mask_range::MaskRange,
-    palette::{DARK, LIGHT, STYLE},
-    svg::{Panel, ends_of, escape, shortened, ticks},
+    svg::{Panel, ends_of, ticks},
 };
 
 /// What the picture of a mask shows. Every number is finite.
@@ -27,38 +27,25 @@ const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 386.0;
 const TOP_BOTTOM: (f64, f64) = (108.0, 322.0);
 
-/// Draws a mask as a self-contained SVG, for light and dark paper.
+/// Draws a mask.
 ///
 /// Left: the values, sorted, a bar for each dimension; the dashed line is where
 /// they all began. Right: the lowest and the highest value of each epoch, on the
 /// same scale. The scale is 0 to 1, or more if a value lies beyond.
-pub fn mask_figure(figure: &MaskFigure<'_>) -> String {
+pub fn mask_figure(figure: &MaskFigure<'_>) -> Drawing {
     let ends = figure.ranges.iter().flat_map(|range| [range.min, range.max]);
     let all = || figure.values.iter().copied().chain([0.0, 1.0, figure.start]).chain(ends.clone());
     let range = (all().fold(0.0, f64::min), all().fold(1.0, f64::max));
     let y_ticks = ticks(range, 4.0, &[1.0, 2.5, 5.0, 10.0]);
 
-    let title = escape(&shortened(figure.title, 80));
-    let subtitle = escape(&shortened(figure.subtitle, 130));
-    format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="The dimension mask of {title}">
-<style>
-{STYLE}
-{}
-@media (prefers-color-scheme: dark) {{
-{}
-}}
-</style>
-<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>
-<text x="24" y="36" class="title">{title}</text>
-<text x="24" y="58">{subtitle}</text>
-{}{}</svg>
-"#,
-        LIGHT.style(),
-        DARK.style(),
-        values_panel(figure, &y_ticks),
-        epochs_panel(figure, &y_ticks),
-    )
+    Drawing {
+        width: WIDTH,
+        height: HEIGHT,
+        label: format!("The dimension mask of {}", figure.title),
+        title: figure.title.to_owned(),
+        subtitle: figure.subtitle.to_owned(),
+        body: values_panel(figure, &y_ticks) + &epochs_panel(figure, &y_ticks),
+    }
 }
 
 /// The values, sorted, one bar a dimension.
@@ -160,6 +147,7 @@ mod tests {
 
     fn draw(title: &str, values: &[f64], ranges: &[MaskRange]) -> String {
         let svg = mask_figure(&MaskFigure { title, subtitle: "", values, start: 0.5, ranges });
+        let svg = svg.standalone();
         assert_well_formed(&svg);
         svg
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::OpenRun;
 use crate::arguments::WorkersArguments;
-use crate::{commands::set_threads, print, progress::Progress};
+use crate::{commands::set_threads, data_places, print, progress::Progress};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -57,7 +57,7 @@ struct Measured {
 
 pub(crate) fn inspect(arguments: &InspectBoundsArguments) -> anyhow::Result<()> {
     set_threads(arguments.workers.threads)?;
-    let run = OpenRun::open(&arguments.run, arguments.data_dir.clone())?;
+    let run = OpenRun::open(&arguments.run, &data_places::of(arguments.data_dir.clone(), true)?)?;
     let OpenRun { config, data, learner, state } = &run;
     let mut progress = Progress::new();
     let mut measure = |mask: WithMask, what: &str| -> candle_core::Result<(Measured, usize)> {

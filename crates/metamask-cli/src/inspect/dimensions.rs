@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use candle_core::Tensor;
 use clap::Args;
 use metamask_data::{Factor, FactorGroup, FactorKind, Labelled};
 use metamask_eval::{
@@ -9,12 +10,14 @@ use metamask_eval::{
     equal_count_bins, inspect_dimensions,
 };
 use metamask_random::{Key, Purpose};
-use metamask_report::{DimensionsFigure, Fit, Relevance, Spectrum, dimensions_figure};
+use metamask_report::{DimensionsFigure, Drawing, Fit, Relevance, Spectrum, dimensions_figure};
 use metamask_train::{Observer as _, checkpoint::State, expect_new, features_of, write_new};
 use serde::Serialize;
 
 use super::{OpenRun, dimensions_table::table, name_of, protocol};
-use crate::{arguments::WorkersArguments, commands::set_threads, print, progress::Progress};
+use crate::{
+    arguments::WorkersArguments, commands::set_threads, data_places, print, progress::Progress,
+};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -66,7 +69,7 @@ struct FactorLine {
 pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<()> {
     set_threads(arguments.workers.threads)?;
     expect_new(arguments.out.as_deref())?;
-    let run = OpenRun::open(&arguments.run, arguments.data_dir.clone())?;
+    let run = OpenRun::open(&arguments.run, &data_places::of(arguments.data_dir.clone(), true)?)?;
     let OpenRun { config, data, learner, state } = &run;
     let mut progress = Progress::new();
     let size = config.augmentation.size;
@@ -75,24 +78,13 @@ pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<
     progress.evaluating("features of the test images");
     let test = features_of(learner, &data.test, size)?;
 
-    let mask = run.mask_on_features(train.dim(1)?)?;
-    let factors = nuisance_factors(&data.test);
-    let knn = Knn { k: config.evaluation.knn_k, temperature: config.evaluation.knn_temperature };
-    let subject = Subject {
-        train: (&train, &data.train.labels),
-        test: (&test, &data.test.labels),
-        n_classes: data.test.n_classes(),
-        mask: mask.as_deref(),
-        factors: &factors,
-        knn,
-        key: Key::new(config.run.seed, Purpose::Evaluation),
-    };
-    let report = inspect_dimensions(&subject, &mut |what| progress.evaluating(what))?;
+    let (report, factors) = measure(&run, (&train, &test), &mut progress)?;
     progress.finish();
 
     if let Some(out) = &arguments.out {
         let subtitle = format!("{}; {}", protocol(config, *state), run.images());
-        write_new(out, figure(&name_of(&arguments.run), &subtitle, &report).as_bytes())?;
+        let figure = figure(&name_of(&arguments.run), &subtitle, &report);
+        write_new(out, figure.standalone().as_bytes())?;
     }
     let split = run.split();
     if !arguments.json {
@@ -108,6 +100,29 @@ pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<
     let object =
         InspectedDimensions { step, epoch, split: &split, factors: &factors, report: &report };
     print::to_stdout(&(serde_json::to_string(&object)? + "\n"))
+}
+
+/// The microscope on features of a run's training and test images.
+pub(crate) fn measure(
+    run: &OpenRun,
+    (train, test): (&Tensor, &Tensor),
+    progress: &mut Progress,
+) -> anyhow::Result<(DimensionReport, Vec<NuisanceFactor>)> {
+    let OpenRun { config, data, .. } = run;
+    let mask = run.mask_on_features(train.dim(1)?)?;
+    let factors = nuisance_factors(&data.test);
+    let knn = Knn { k: config.evaluation.knn_k, temperature: config.evaluation.knn_temperature };
+    let subject = Subject {
+        train: (train, &data.train.labels),
+        test: (test, &data.test.labels),
+        n_classes: data.test.n_classes(),
+        mask: mask.as_deref(),
+        factors: &factors,
+        knn,
+        key: Key::new(config.run.seed, Purpose::Evaluation),
+    };
+    let report = inspect_dimensions(&subject, &mut |what| progress.evaluating(what))?;
+    Ok((report, factors))
 }
 
 /// Bins of a continuous factor and arcs of a circular one.
@@ -135,7 +150,7 @@ fn nuisance_factors(images: &Labelled) -> Vec<NuisanceFactor> {
     factors.factors().iter().map(of).collect()
 }
 
-fn figure(title: &str, subtitle: &str, report: &DimensionReport) -> String {
+pub(crate) fn figure(title: &str, subtitle: &str, report: &DimensionReport) -> Drawing {
     let name = if report.masked_usage.is_some() { "no mask" } else { "features" };
     let usages = [(name, &report.usage)];
     let usages = usages.into_iter().chain(report.masked_usage.iter().map(|u| ("masked", u)));

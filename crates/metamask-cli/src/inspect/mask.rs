@@ -50,7 +50,7 @@ pub(crate) fn inspect(arguments: &InspectMaskArguments) -> anyhow::Result<()> {
             start,
             ranges: &ranges,
         });
-        write_new(out, figure.as_bytes())?;
+        write_new(out, figure.standalone().as_bytes())?;
     }
     let summary = MaskSummary::of(&values).expect("a representation has dimensions");
     match arguments.json {

@@ -1,16 +1,16 @@
 //! `metamask inspect`: what is inside a run.
 
 mod bounds;
-mod dimensions;
+pub(crate) mod dimensions;
 mod dimensions_table;
 mod hypergradient;
 mod mask;
-mod neighbours;
+pub(crate) mod neighbours;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use metamask_data::Dataset;
+use metamask_data::{Dataset, Places};
 use metamask_train::{
     Config, Learner,
     checkpoint::{Checkpoints, Identity, State},
@@ -38,17 +38,17 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
 }
 
 /// A run at its newest checkpoint, with the data it was trained on.
-struct OpenRun {
-    config: Config,
-    data: Dataset,
-    learner: Learner,
-    state: State,
+pub(crate) struct OpenRun {
+    pub config: Config,
+    pub data: Dataset,
+    pub learner: Learner,
+    pub state: State,
 }
 
 impl OpenRun {
-    fn open(run: &Path, data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn open(run: &Path, places: &Places) -> anyhow::Result<Self> {
         let (config, config_sha256) = run_folder::read_config(run)?;
-        let data = load_data(&config, &crate::data_places::of(data_dir, true)?)?;
+        let data = load_data(&config, places)?;
         let mut learner = Learner::new(&config, DType::F32)?;
         let checkpoints = Checkpoints {
             folder: run.join("checkpoints"),
@@ -60,7 +60,7 @@ impl OpenRun {
     }
 
     /// The images that are looked at: how many of which kind.
-    fn images(&self) -> String {
+    pub fn images(&self) -> String {
         let which = match self.config.data.validation_images {
             0 => "test",
             _ => "validation",
@@ -83,18 +83,18 @@ impl OpenRun {
 }
 
 /// A vector's numbers.
-fn values(vector: &Tensor) -> candle_core::Result<Vec<f64>> {
+pub(crate) fn values(vector: &Tensor) -> candle_core::Result<Vec<f64>> {
     vector.to_dtype(DType::F64)?.to_vec1::<f64>()
 }
 
 /// The last part of a run's path, also when it is given as `.`.
-fn name_of(run: &Path) -> String {
+pub(crate) fn name_of(run: &Path) -> String {
     let whole = run.canonicalize().unwrap_or_else(|_| run.to_owned());
     whole.file_name().map_or_else(|| shown(run), |name| name.to_string_lossy().into_owned())
 }
 
 /// What was trained, in a line.
-fn protocol(config: &Config, State { step, epoch, .. }: State) -> String {
+pub(crate) fn protocol(config: &Config, State { step, epoch, .. }: State) -> String {
     let redundancy = match config.objective.redundancy_weight > 0.0 {
         true => " + L_drr",
         false => "",

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 use clap::Args;
-use metamask_data::{Captioned, Frame, Tile, neighbour_sheet, save_png};
+use metamask_data::{Captioned, Dataset, Frame, Tile, neighbour_sheet, png_bytes};
 use metamask_train::{
-    Code, Failure, Learner,
+    Learner,
     checkpoint::{Checkpoints, Identity},
     expect_new, load_data,
     neighbours::{Neighbours, neighbours},
-    run_folder, shown,
+    run_folder, shown, write_new,
 };
 
 use super::protocol;
@@ -51,7 +51,7 @@ pub(crate) struct InspectNeighboursArguments {
 }
 
 /// Neighbours of a query.
-const NEAREST: usize = 10;
+pub(crate) const NEAREST: usize = 10;
 
 pub(crate) fn inspect(arguments: &InspectNeighboursArguments) -> anyhow::Result<()> {
     set_threads(arguments.workers.threads)?;
@@ -76,7 +76,34 @@ pub(crate) fn inspect(arguments: &InspectNeighboursArguments) -> anyhow::Result<
     progress.finish();
     let found = found?;
 
-    let Neighbours { queries, bank, is_one_set, n_looked_at, with_mask, found } = &found;
+    let (rows, n_of_class) = rows(&found, &data);
+    write_new(out, &png_bytes(&neighbour_sheet(&rows)))?;
+    let Neighbours { is_one_set, n_looked_at, with_mask, found, .. } = &found;
+    let which = if seen.data.validation_images > 0 { "validation" } else { "test" };
+    let (n, mask) = (found.len(), if *with_mask { "with mask" } else { "without mask" });
+    let mut text = match is_one_set {
+        true => format!(
+            "{}: {n} images of {} and the {NEAREST} nearest of {n_looked_at} to each\n",
+            shown(out),
+            data.name
+        ),
+        false => format!(
+            "{}: {n} {which} images of {} and the {NEAREST} nearest of {n_looked_at} training \
+             images to each\nclass     {n_of_class} of {} neighbours are of the query's class \
+             (blue)\n",
+            shown(out),
+            data.name,
+            n * NEAREST
+        ),
+    };
+    text +=
+        &format!("trained   {}\nprotocol  cosine of features, {mask}\n", protocol(&config, state));
+    print::to_stdout(&text)
+}
+
+/// A row for each query: it, and its nearest; and how many of these are of its class.
+pub(crate) fn rows<'a>(found: &'a Neighbours, data: &Dataset) -> (Vec<Vec<Captioned<'a>>>, usize) {
+    let Neighbours { queries, bank, is_one_set, found, .. } = found;
     let class = |labels: &[u32], i: usize| match is_one_set {
         true => None,
         false => labels.get(i).copied(),
@@ -100,28 +127,5 @@ pub(crate) fn inspect(arguments: &InspectNeighboursArguments) -> anyhow::Result<
         });
         std::iter::once(query).chain(nearest).collect()
     });
-    let rows: Vec<Vec<Captioned<'_>>> = rows.collect();
-    save_png(&neighbour_sheet(&rows), out).map_err(|error| {
-        Failure::at(Code::OutDir, out, format!("cannot be written: {}", error.root_cause()))
-    })?;
-    let which = if seen.data.validation_images > 0 { "validation" } else { "test" };
-    let (n, mask) = (found.len(), if *with_mask { "with mask" } else { "without mask" });
-    let mut text = match is_one_set {
-        true => format!(
-            "{}: {n} images of {} and the {NEAREST} nearest of {n_looked_at} to each\n",
-            shown(out),
-            data.name
-        ),
-        false => format!(
-            "{}: {n} {which} images of {} and the {NEAREST} nearest of {n_looked_at} training \
-             images to each\nclass     {n_of_class} of {} neighbours are of the query's class \
-             (blue)\n",
-            shown(out),
-            data.name,
-            n * NEAREST
-        ),
-    };
-    text +=
-        &format!("trained   {}\nprotocol  cosine of features, {mask}\n", protocol(&config, state));
-    print::to_stdout(&text)
+    (rows.collect(), n_of_class)
 }

@@ -1,0 +1,178 @@
+//! `metamask report`: runs as one page that needs nothing but a browser.
+
+mod gather;
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use metamask_report::{
+    RunReport, Table, Verdict, accuracy_table, html_page, report_page, tensorboard_events, verdicts,
+};
+use metamask_train::{Code, Failure, expect_new, shown, write_new};
+
+use crate::{
+    arguments::{PlacesArguments, WorkersArguments},
+    commands::set_threads,
+    print,
+    progress::Progress,
+};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  metamask report runs/RUN                            runs/RUN/report.html
+  metamask report runs/A runs/B --out compare.html    side by side
+  metamask report runs/RUN --logs-only                no features: curves, results, mask
+  metamask report runs/RUN --tensorboard events --csv numbers.csv
+
+One file without scripts, fonts or links: verdict, accuracies with their protocols, curves,
+mask over training, dimensions, images as points (PCA and t-SNE), neighbours, confusion, views,
+timing, settings. What is not there is left out, and the page says so. A run that is being
+trained may be reported on. Prints the verdict here, too. Overwrites nothing.")]
+pub(crate) struct ReportArguments {
+    /// The runs' folders
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page to write; never overwrites a file [default: report.html in the run's folder]
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Read what the run has written and compute nothing: needs no data
+    #[arg(long)]
+    pub logs_only: bool,
+    /// Write the logs for TensorBoard, too: a folder with one for each run
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Write the numbers of the logs, too, one a line
+    #[arg(long, value_name = "FILE.csv")]
+    pub csv: Option<PathBuf>,
+    #[command(flatten)]
+    pub places: PlacesArguments,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
+}
+
+/// Runs on a page at most: every one has its own figures.
+const MOST_RUNS: usize = 12;
+
+pub(crate) fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
+    set_threads(arguments.workers.threads)?;
+    let ReportArguments { runs, out, tensorboard, csv, .. } = arguments;
+    if runs.len() > MOST_RUNS {
+        let message = format!("{} runs, expected at most {MOST_RUNS} on a page", runs.len());
+        return Err(Failure::new(Code::Usage, message).into());
+    }
+    let out = match (out, &runs[..]) {
+        (Some(out), _) => out.clone(),
+        (None, [run]) => run.join("report.html"),
+        (None, _) => {
+            let failure = Failure::new(Code::Usage, "several runs have no folder in common");
+            return Err(failure.help("say where the page goes with --out FILE.html").into());
+        }
+    };
+    expect_new(Some(&out))?;
+    expect_new(csv.as_deref())?;
+    let mut progress = Progress::new();
+    let found: anyhow::Result<Vec<RunReport>> =
+        runs.iter().map(|run| gather::gather(run, arguments, &mut progress)).collect();
+    progress.finish();
+    let found = found?;
+
+    let written_by = format!("metamask {}", env!("CARGO_PKG_VERSION"));
+    write_new(&out, html_page(&report_page(&found, &written_by)).as_bytes())?;
+    let mut text = String::new();
+    for run in &found {
+        summarise(&mut text, run);
+    }
+    let _ = writeln!(text, "page      {}", shown(&out));
+    if let Some(folder) = tensorboard {
+        write_events(folder, &found)?;
+        let _ = writeln!(text, "events    {}", shown(folder));
+    }
+    if let Some(csv) = csv {
+        write_new(csv, numbers(&found).as_bytes())?;
+        let _ = writeln!(text, "numbers   {}", shown(csv));
+    }
+    print::to_stdout(&text)
+}
+
+/// What those without a browser want to know.
+fn summarise(text: &mut String, run: &RunReport) {
+    let _ = writeln!(text, "{}\n{}\n", run.name, run.trained);
+    for Verdict { good, text: sentence } in verdicts(run) {
+        let sign = match good {
+            Some(true) => "+",
+            Some(false) => "!",
+            None => " ",
+        };
+        let _ = writeln!(text, "{sign} {sentence}");
+    }
+    if let Some(found) = &run.accuracies {
+        text.push('\n');
+        write_table(text, &accuracy_table(found));
+        let _ = writeln!(text, "\ndata      {}", found.split);
+        for protocol in &found.protocols {
+            let _ = writeln!(text, "protocol  {protocol}");
+        }
+    }
+    for missing in &run.missing {
+        let _ = writeln!(text, "missing   {missing}");
+    }
+    text.push('\n');
+}
+
+fn write_table(text: &mut String, Table { head, rows }: &Table) {
+    let width = |i: usize| {
+        let cells = rows.iter().map(|row| row[i].chars().count());
+        cells.chain([head[i].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for row in std::iter::once(head).chain(rows) {
+        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = match i {
+                0 => write!(text, "{cell:width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+}
+
+/// A folder for each run, as TensorBoard tells runs apart.
+fn write_events(folder: &Path, runs: &[RunReport]) -> Result<(), Failure> {
+    for run in runs {
+        let folder = folder.join(&run.name);
+        std::fs::create_dir_all(&folder).map_err(|error| Failure::io(&folder, "create", &error))?;
+        let file = folder.join("events.out.tfevents.0.metamask");
+        write_new(&file, &tensorboard_events(&run.metrics, &run.timings))?;
+    }
+    Ok(())
+}
+
+/// The logs' numbers, one a line.
+fn numbers(runs: &[RunReport]) -> String {
+    let mut text = String::from("run,kind,step,name,value\n");
+    for run in runs {
+        for (log, kinds) in [(&run.metrics, ["step", "epoch"]), (&run.timings, ["step", "epoch"])] {
+            for kind in kinds {
+                for name in log.names(kind).into_iter().filter(|name| *name != "step") {
+                    for (step, value) in log.series(kind, "step", name) {
+                        let _ =
+                            writeln!(text, "{},{kind},{step},{name},{value}", quoted(&run.name));
+                    }
+                }
+            }
+        }
+    }
+    text
+}
+
+/// A cell of CSV (RFC 4180).
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}

@@ -1,0 +1,72 @@
+//! What a run's log says over time, by the names that it gives to its numbers.
+
+use serde_json::{Map, Value};
+
+/// The whole lines of a `metrics.jsonl` or a `timings.jsonl`.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Vec<Map<String, Value>>);
+
+impl Log {
+    /// Of the text of a log. What is no object of JSON, such as a last line that is still
+    /// being written, is passed over.
+    pub fn of(text: &str) -> Self {
+        Self(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Two numbers of each line of a kind that has both, finite, in the order of the log.
+    pub fn series(&self, kind: &str, x: &str, y: &str) -> Vec<(f64, f64)> {
+        let number = |line: &Map<String, Value>, name: &str| {
+            line.get(name)?.as_f64().filter(|value| value.is_finite())
+        };
+        self.of_kind(kind).filter_map(|line| Some((number(line, x)?, number(line, y)?))).collect()
+    }
+
+    /// A list of counts of each line of a kind that has one, with the line's epoch.
+    pub fn counts(&self, kind: &str, name: &str) -> Vec<(u64, Vec<u64>)> {
+        let counts = |line: &Map<String, Value>| {
+            let counts: Option<Vec<u64>> =
+                line.get(name)?.as_array()?.iter().map(Value::as_u64).collect();
+            Some((line.get("epoch")?.as_u64()?, counts?))
+        };
+        self.of_kind(kind).filter_map(counts).collect()
+    }
+
+    /// The names of the numbers that lines of a kind have, sorted.
+    pub fn names<'a>(&'a self, kind: &'a str) -> Vec<&'a str> {
+        let mut names: Vec<&str> = self
+            .of_kind(kind)
+            .flat_map(|line| line.iter().filter(|(_, value)| value.is_f64() || value.is_u64()))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
+        self.0.iter().filter(move |line| line.get("kind").and_then(Value::as_str) == Some(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_by_their_name_from_whole_lines() {
+        let log = Log::of(
+            r#"{"kind":"step","step":1,"loss":5.5}
+{"kind":"epoch","step":2,"epoch":1,"loss":4,"mask_histogram":[3,1]}
+[1]
+{"kind":"step","step":3,"loss":null}
+{"kind":"step","step":4,"loss":1e999}
+{"kind":"step","step":5,"loss":"much"}
+{"kind":"step","step":6,"lo"#,
+        );
+        assert_eq!(log.series("step", "step", "loss"), [(1.0, 5.5)]);
+        assert_eq!(log.series("epoch", "epoch", "loss"), [(1.0, 4.0)]);
+        assert_eq!(log.counts("epoch", "mask_histogram"), [(1, vec![3, 1])]);
+        assert_eq!(log.names("epoch"), ["epoch", "loss", "step"]);
+        assert!(log.series("evaluation", "step", "loss").is_empty());
+    }
+}
