@@ -173,3 +173,30 @@ fn a_browser_shows_it_without_a_word() {
     let (console, _) = shown(&path, "1200,6000", &[]).expect("as before");
     assert!(console.contains("style-src") && console.contains("img-src"), "{console}");
 }
+
+#[test]
+fn figures_are_drawn_of_a_run_with_every_number_beside_them() {
+    let Some(metamask) = Metamask::find() else { return };
+    if !Path::new("/usr/share/fonts").is_dir() {
+        return skip("no font is installed");
+    }
+    metamask.succeed(&metamask.tiny_run("a"));
+    let lines = |figure: &str| {
+        let file = |end: &str| read(&metamask.path(&format!("figures/figure-{figure}.{end}")));
+        assert!(file("svg").starts_with(b"<svg") && file("png").starts_with(b"\x89PNG"));
+        String::from_utf8(file("csv")).expect("UTF-8").lines().count()
+    };
+    let draw = |more: &[&str]| {
+        metamask.run(&[&["figure"], more, &["--out", "figures", "--threads", "1"]].concat())
+    };
+    assert_eq!(draw(&["1a", "a", "a"]).code, Some(0));
+    // A line for each class and dimension of each run, and one of names.
+    assert_eq!(lines("1a"), 1 + 2 * 10 * 32);
+    let said = draw(&["2", "a", "--draws", "3"]);
+    assert!(said.stdout.contains("the same on the other half"), "{} {}", said.stdout, said.stderr);
+    assert_eq!(lines("2"), 2 + 9 * 3);
+    assert!(draw(&["5", "a"]).stdout.contains("with the mask: "));
+    assert_eq!(lines("5"), 1 + 16);
+    assert_refused(&draw(&["5", "a"]), 73, "OUT-DIR", &["exists already"]);
+    assert_refused(&draw(&["2", "a", "a"]), 2, "USAGE", &["2 runs, expected at most 1"]);
+}

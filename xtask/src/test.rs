@@ -20,8 +20,8 @@ nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
 and the lines are repeated at the end.
 
 Options:
-  --full  install what tests want (strace, chromium, dataset-fashion-mnist; by
-          apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
+  --full  install what tests want (strace, chromium, a font,
+          dataset-fashion-mnist; by apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
           that hold us against Python's libraries run where METAMASK_PYTHON names
           an interpreter with xtask/peers/requirements.txt, in either way
 
@@ -43,7 +43,7 @@ enum Wanted {
     Folder(&'static str),
 }
 
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 4] = [
     Tool {
         wanted: Wanted::Program { name: "strace", version_flag: "--version" },
         package: "strace",
@@ -51,6 +51,10 @@ const TOOLS: [Tool; 3] = [
     Tool {
         wanted: Wanted::Program { name: "chromium", version_flag: "--version" },
         package: "chromium",
+    },
+    Tool {
+        wanted: Wanted::Folder("/usr/share/fonts/truetype/dejavu"),
+        package: "fonts-dejavu-core",
     },
     Tool {
         wanted: Wanted::Folder("/usr/share/datasets/fashion-mnist"),

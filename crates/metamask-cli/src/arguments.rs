@@ -8,6 +8,7 @@ use metamask_data::Places;
 use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
 use crate::data_places;
+use crate::figure::FigureArguments;
 use crate::grid::GridArguments;
 use crate::inspect::{
     InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     /// Runs as a page that needs nothing but a browser
     Report(ReportArguments),
+    /// The paper's figures, of runs of your own
+    Figure(FigureArguments),
     /// Write the features of your images
     Embed(EmbedArguments),
     /// Write a run's encoder for PyTorch

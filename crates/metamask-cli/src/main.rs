@@ -6,6 +6,7 @@
 mod arguments;
 mod bench;
 mod commands;
+mod csv;
 mod data;
 mod data_arguments;
 mod data_places;
@@ -16,6 +17,7 @@ mod dry_run;
 mod embed;
 mod evaluate;
 mod export;
+mod figure;
 mod grid;
 mod inspect;
 mod print;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments).map(success),
         Command::Embed(arguments) => embed::run(&arguments).map(success),
         Command::Report(arguments) => report::report(&arguments).map(success),
+        Command::Figure(arguments) => figure::figure(&arguments).map(success),
         Command::Presets(arguments) => commands::presets(&arguments).map(success),
         Command::Bench(arguments) => bench::run(&arguments).map(success),
         Command::Data(arguments) => data::data(&arguments).map(success),

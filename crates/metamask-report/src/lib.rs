@@ -4,6 +4,7 @@
 //! files, checkpoints and printing belong to others.
 
 mod confusion_figure;
+mod contribution_figure;
 mod curves_figure;
 mod dimensions_figure;
 mod drawing;
@@ -17,11 +18,14 @@ mod mask_summary;
 mod page;
 mod palette;
 mod points_figure;
+mod random_masks_figure;
 mod run_report;
 mod svg;
+mod variance_figure;
 mod verdicts;
 
 pub use confusion_figure::{ConfusionFigure, confusion_figure};
+pub use contribution_figure::{ContributionFigure, Contributions, contribution_figure};
 pub use curves_figure::{CurvePanel, CurvesFigure, curves_figure};
 pub use dimensions_figure::{DimensionsFigure, Fit, Relevance, Spectrum, dimensions_figure};
 pub use drawing::Drawing;
@@ -33,5 +37,7 @@ pub use mask_range::{MaskRange, mask_ranges};
 pub use mask_summary::MaskSummary;
 pub use page::{Block, Page, Picture, Section, Table, Verdict, html_page};
 pub use points_figure::{PointsFigure, points_figure};
+pub use random_masks_figure::{RandomMasksFigure, random_masks_figure};
 pub use run_report::{Accuracies, MaskReport, Points, RunReport, accuracy_table, report_page};
+pub use variance_figure::{VarianceFigure, variance_figure};
 pub use verdicts::verdicts;

@@ -16,6 +16,7 @@ use metamask_train::{Code, Failure, expect_new, shown, write_new};
 use crate::{
     arguments::{PlacesArguments, WorkersArguments},
     commands::set_threads,
+    csv::Csv,
     print,
     progress::Progress,
 };
@@ -92,7 +93,7 @@ pub(crate) fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
         let _ = writeln!(text, "events    {}", shown(folder));
     }
     if let Some(csv) = csv {
-        write_new(csv, numbers(&found).as_bytes())?;
+        write_new(csv, numbers(&found).text().as_bytes())?;
         let _ = writeln!(text, "numbers   {}", shown(csv));
     }
     print::to_stdout(&text)
@@ -152,27 +153,19 @@ fn write_events(folder: &Path, runs: &[RunReport]) -> Result<(), Failure> {
 }
 
 /// The logs' numbers, one a line.
-fn numbers(runs: &[RunReport]) -> String {
-    let mut text = String::from("run,kind,step,name,value\n");
+fn numbers(runs: &[RunReport]) -> Csv {
+    let mut csv = Csv::new(&["run", "kind", "step", "name", "value"]);
     for run in runs {
-        for (log, kinds) in [(&run.metrics, ["step", "epoch"]), (&run.timings, ["step", "epoch"])] {
-            for kind in kinds {
+        for log in [&run.metrics, &run.timings] {
+            for kind in ["step", "epoch"] {
                 for name in log.names(kind).into_iter().filter(|name| *name != "step") {
                     for (step, value) in log.series(kind, "step", name) {
-                        let _ =
-                            writeln!(text, "{},{kind},{step},{name},{value}", quoted(&run.name));
+                        let (step, value) = (step.to_string(), value.to_string());
+                        csv.row(&[&run.name, kind, &step, name, &value]);
                     }
                 }
             }
         }
     }
-    text
-}
-
-/// A cell of CSV (RFC 4180).
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
+    csv
 }
