@@ -110,3 +110,37 @@ macro_rules! for_tile_of {
     };
 }
 pub(super) use for_tile_of;
+
+/// As [`for_tile_of`], but with a height that divides 16 where `$count` pixels
+/// would leave too much of the last tile empty.
+macro_rules! for_even_tile_of {
+    ($V:ident, $vectors:expr, $count:expr, $run:ident) => {
+        match $V::TILE_SUMS {
+            24 => match $vectors {
+                4 if wastes($count, 6) => $run!(4, 4),
+                4 => $run!(6, 4),
+                3 => $run!(8, 3),
+                2 if wastes($count, 12) => $run!(8, 2),
+                2 => $run!(12, 2),
+                _ if wastes($count, 12) => $run!(16, 1),
+                _ => $run!(12, 1),
+            },
+            12 => match $vectors {
+                2 if wastes($count, 6) => $run!(4, 2),
+                2 => $run!(6, 2),
+                _ if wastes($count, 12) => $run!(8, 1),
+                _ => $run!(12, 1),
+            },
+            _ => match $vectors {
+                2 => $run!(4, 2),
+                _ => $run!(8, 1),
+            },
+        }
+    };
+}
+pub(super) use for_even_tile_of;
+
+/// Whether tiles of `height` pixels compute a sixteenth more than `count` of them.
+pub(super) fn wastes(count: usize, height: usize) -> bool {
+    (count.next_multiple_of(height) - count) * 16 > count
+}

@@ -95,11 +95,16 @@ pub(super) fn backward_weight<T: Real>(
     }
     let partials = at_least(partials, parts * part_len);
     partials.par_chunks_mut(part_len).enumerate().for_each(|(part, dw)| run_part(part, dw));
+    add_up(partials, dw);
+}
+
+/// `dw = Σ partials`, each as long as dw, in their order.
+pub(super) fn add_up<T: Real>(partials: &[T], dw: &mut [T]) {
+    let len = dw.len();
     dw.par_chunks_mut(SUM_BLOCK).enumerate().for_each(|(i, dw)| {
         dw.copy_from_slice(&partials[i * SUM_BLOCK..][..dw.len()]);
-        for part in 1..parts {
-            let partial = &partials[part * part_len + i * SUM_BLOCK..];
-            for (dw, &partial) in dw.iter_mut().zip(partial) {
+        for partial in partials.chunks_exact(len).skip(1) {
+            for (dw, &partial) in dw.iter_mut().zip(&partial[i * SUM_BLOCK..]) {
                 *dw += partial;
             }
         }

@@ -7,7 +7,7 @@ use super::transform::{POINTS, TILE, WINDOW, transform_input, transform_output};
 use super::{dispatch, words};
 use crate::Kernel;
 use crate::kernels::conv2d::pack::{Columns, columns};
-use crate::kernels::conv2d::product::{Rows, Span, for_tile_of};
+use crate::kernels::conv2d::product::{Rows, Span, for_even_tile_of, wastes};
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{PerThread, at_least};
 
@@ -83,18 +83,25 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
         let place = |tile: usize| grid.place(tile + first_row * grid.columns());
         let k = words::<PAIRS>(grid.in_c);
         let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
-        let input_stride = point_stride::<T>(tiles * depth);
+        let input_step = point_stride::<T>(POINTS * depth);
         let widest = V::LANES * V::TILE_VECTORS;
-        let scratch =
-            at_least(scratch, POINTS * (input_stride + point_stride::<T>(tiles * widest)));
-        let (inputs, products) = scratch.split_at_mut(POINTS * input_stride);
+        let band = grid.inputs_len(grid.in_c);
+        let scratch = at_least(
+            scratch,
+            band + tiles * input_step + POINTS * point_stride::<T>(tiles * widest),
+        );
+        let (band, scratch) = scratch.split_at_mut(band);
+        let (inputs, products) = scratch.split_at_mut(tiles * input_step);
 
-        for tile in 0..tiles {
-            // SAFETY: the caller's promise; the tile exists, and inputs has a
-            // place for it.
-            unsafe {
-                let to = inputs.as_mut_ptr().add(tile * depth);
-                transform_inputs::<V, PAIRS>(grid, source, place(tile), to, input_stride);
+        for first in (0..tiles).step_by(grid.columns()) {
+            grid.copy_inputs(source, place(first), 0..grid.in_c, band);
+            for column in 0..grid.columns() {
+                // SAFETY: the caller's promise; the tile exists, and inputs has
+                // a place for it.
+                unsafe {
+                    let to = inputs.as_mut_ptr().add((first + column) * input_step);
+                    transform_inputs::<V, PAIRS>(grid, band, column, to);
+                }
             }
         }
 
@@ -110,8 +117,8 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
                         last: V::LANES,
                         load: false,
                     },
-                    x: &inputs[point * input_stride..],
-                    x_step: depth,
+                    x: &inputs[point * depth..],
+                    x_step: input_step,
                     y: &mut products[point * stride..],
                     y_step: block.padded,
                     tiles,
@@ -123,7 +130,7 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
                 }
                 // SAFETY: the caller's promise; inputs and products hold a row
                 // for each tile, u one for each word of channels.
-                unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
+                unsafe { for_even_tile_of!(V, block.padded / V::LANES, tiles, run) }
             }
             // SAFETY: the caller's promise; the target is what the tiles cover.
             unsafe {
@@ -136,23 +143,24 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
     }
 }
 
-/// Brings all channels of a tile to the points, each point `stride` behind the last.
+/// Brings all channels of a tile to the points, `[point][channel]`, from its band.
 ///
 /// # Safety
-/// The CPU must have V's instructions; `source` must hold the place, `to` have
-/// room for whole vectors.
+/// The CPU must have V's instructions; the column must exist, and `to` have room
+/// for whole vectors of words at every point.
 #[inline(always)]
 pub(super) unsafe fn transform_inputs<V: Simd, const PAIRS: bool>(
     grid: &Grid,
-    source: &[V::Scalar],
-    place: Place,
+    band: &[V::Scalar],
+    column: usize,
     to: *mut V::Scalar,
-    stride: usize,
 ) {
+    let stride = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
     for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
         // SAFETY: the caller's promise.
         unsafe {
-            let points = transform_input(grid.window::<V>(source, place, channel, lanes));
+            let window = grid.window::<V>(band, grid.in_c, column, channel, lanes);
+            let points = transform_input(window);
             for (point, value) in points.as_flattened().iter().enumerate() {
                 let to = to.add(point * stride + words::<PAIRS>(channel));
                 if PAIRS { value.store_pairs(to) } else { value.store(to) }

@@ -1,5 +1,7 @@
 //! Cutting images into tiles.
 
+use std::ops::Range;
+
 use super::transform::{TILE, WINDOW};
 use crate::kernels::conv2d::ConvShape;
 use crate::kernels::simd::{Real, Simd};
@@ -85,78 +87,108 @@ impl Grid {
         }
     }
 
-    /// The inputs that a tile needs, `lanes` channels from `channel` on, zeros
-    /// beyond the image.
+    /// Pixels of a line of a band of inputs.
+    fn input_width(&self) -> usize {
+        self.columns() * TILE + WINDOW - TILE
+    }
+
+    /// Elements of a band of inputs.
+    pub(super) fn inputs_len(&self, channels: usize) -> usize {
+        WINDOW * self.input_width() * channels
+    }
+
+    /// Elements of a band of outputs.
+    pub(super) fn outputs_len(&self, channels: usize) -> usize {
+        TILE * self.columns() * TILE * channels
+    }
+
+    /// Copies what the place's row of tiles reads of some channels into a band,
+    /// `[WINDOW, width, channels]`, zeros beyond the image: one walk through memory
+    /// in its order, behind which no tile meets an edge.
+    pub(super) fn copy_inputs<T: Real>(
+        &self,
+        images: &[T],
+        place: Place,
+        channels: Range<usize>,
+        band: &mut [T],
+    ) {
+        let image = Image {
+            pixels: &images[place.image * self.in_len()..][..self.in_len()],
+            h: self.in_h,
+            w: self.in_w,
+            c: self.in_c,
+        };
+        let (top, width) = (place.row * TILE, self.input_width());
+        image.copy(top, self.padding, channels, width, band);
+    }
+
+    /// The same of outputs, whose tiles do not overlap: `[TILE, width, channels]`.
+    pub(super) fn copy_outputs<T: Real>(
+        &self,
+        outputs: &[T],
+        place: Place,
+        channels: Range<usize>,
+        band: &mut [T],
+    ) {
+        let image = Image {
+            pixels: &outputs[place.image * self.out_len()..][..self.out_len()],
+            h: self.out_h,
+            w: self.out_w,
+            c: self.out_c,
+        };
+        image.copy(place.row * TILE, 0, channels, self.columns() * TILE, band);
+    }
+
+    /// The inputs of a tile, `lanes` channels from `channel` on of a band of `channels`.
     ///
     /// # Safety
-    /// The CPU must have V's instructions; `images` must hold the place's image
-    /// and the channels exist.
+    /// The CPU must have V's instructions; column and channels must exist.
     #[inline(always)]
     pub(super) unsafe fn window<V: Simd>(
         &self,
-        images: &[V::Scalar],
-        place: Place,
+        band: &[V::Scalar],
+        channels: usize,
+        column: usize,
         channel: usize,
         lanes: usize,
     ) -> [[V; WINDOW]; WINDOW] {
-        let (top, left) = (place.row * TILE, place.column * TILE);
-        let inside = top >= self.padding
-            && left >= self.padding
-            && top + WINDOW <= self.in_h + self.padding
-            && left + WINDOW <= self.in_w + self.padding
-            && lanes == V::LANES;
-        // SAFETY: the caller's promise; what lies outside the image is not read.
+        let line = self.input_width() * channels;
+        debug_assert!(band.len() >= WINDOW * line && channel + lanes <= channels);
+        // SAFETY: the caller's promise.
         unsafe {
-            let image = images.as_ptr().add(place.image * self.in_len() + channel);
+            let first = band.as_ptr().add(column * TILE * channels + channel);
             let mut window = [[V::zero(); WINDOW]; WINDOW];
-            if inside {
-                let first =
-                    image.add(((top - self.padding) * self.in_w + left - self.padding) * self.in_c);
-                for (y, line) in window.iter_mut().enumerate() {
-                    for (x, pixel) in line.iter_mut().enumerate() {
-                        *pixel = V::load(first.add((y * self.in_w + x) * self.in_c));
-                    }
-                }
-                return window;
-            }
-            for (y, line) in window.iter_mut().enumerate() {
-                let y = (top + y).wrapping_sub(self.padding);
-                for (x, pixel) in line.iter_mut().enumerate() {
-                    let x = (left + x).wrapping_sub(self.padding);
-                    if y < self.in_h && x < self.in_w {
-                        *pixel = V::load_up_to(image.add((y * self.in_w + x) * self.in_c), lanes);
-                    }
+            for (y, row) in window.iter_mut().enumerate() {
+                for (x, pixel) in row.iter_mut().enumerate() {
+                    *pixel = V::load_up_to(first.add(y * line + x * channels), lanes);
                 }
             }
             window
         }
     }
 
-    /// The 4x4 elements of a tile of `outputs`, zeros beyond the image.
+    /// The 4x4 outputs of a tile, likewise.
     ///
     /// # Safety
-    /// The CPU must have V's instructions; `outputs` must hold the place's image
-    /// and the channels exist.
+    /// As [`Self::window`].
     #[inline(always)]
     pub(super) unsafe fn tile<V: Simd>(
         &self,
-        outputs: &[V::Scalar],
-        place: Place,
+        band: &[V::Scalar],
+        channels: usize,
+        column: usize,
         channel: usize,
         lanes: usize,
     ) -> [[V; TILE]; TILE] {
-        // SAFETY: the caller's promise; what lies outside the image is not read.
+        let line = self.columns() * TILE * channels;
+        debug_assert!(band.len() >= TILE * line && channel + lanes <= channels);
+        // SAFETY: the caller's promise.
         unsafe {
-            let image = outputs.as_ptr().add(place.image * self.out_len() + channel);
+            let first = band.as_ptr().add(column * TILE * channels + channel);
             let mut tile = [[V::zero(); TILE]; TILE];
-            for (y, line) in tile.iter_mut().enumerate() {
-                let y = place.row * TILE + y;
-                for (x, pixel) in line.iter_mut().enumerate() {
-                    let x = place.column * TILE + x;
-                    if y < self.out_h && x < self.out_w {
-                        let from = image.add((y * self.out_w + x) * self.out_c);
-                        *pixel = V::load_up_to(from, lanes);
-                    }
+            for (y, row) in tile.iter_mut().enumerate() {
+                for (x, pixel) in row.iter_mut().enumerate() {
+                    *pixel = V::load_up_to(first.add(y * line + x * channels), lanes);
                 }
             }
             tile
@@ -198,14 +230,50 @@ impl Grid {
         }
     }
 
-    /// Tiles of a cell: what is transformed and multiplied at a time.
+    /// The vectors that cover some channels: where each starts, and its lanes.
     pub(super) fn vectors<V: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
         (0..channels).step_by(V::LANES).map(move |c| (c, V::LANES.min(channels - c)))
     }
 }
 
-/// Elements between the same places of two points: rows lie a power of two
-/// apart often, and a little more keeps points out of each other's cache sets.
+/// An image to copy from.
+struct Image<'a, T> {
+    pixels: &'a [T],
+    h: usize,
+    w: usize,
+    c: usize,
+}
+
+impl<T: Real> Image<'_, T> {
+    /// Copies some channels of the lines from `top` on, of an image with a border
+    /// of `border` zeros, as many lines of `width` pixels as `to` holds.
+    fn copy(&self, top: usize, border: usize, channels: Range<usize>, width: usize, to: &mut [T]) {
+        let c = channels.len();
+        let there = self.w.min(width - border);
+        for (y, line) in to.chunks_exact_mut(width * c).enumerate() {
+            let y = (top + y).wrapping_sub(border);
+            if y >= self.h {
+                line.fill(T::ZERO);
+                continue;
+            }
+            let (before, rest) = line.split_at_mut(border * c);
+            let (pixels, after) = rest.split_at_mut(there * c);
+            before.fill(T::ZERO);
+            after.fill(T::ZERO);
+            let from = &self.pixels[y * self.w * self.c..][..there * self.c];
+            if c == self.c {
+                pixels.copy_from_slice(from);
+            } else {
+                for (to, from) in pixels.chunks_exact_mut(c).zip(from.chunks_exact(self.c)) {
+                    to.copy_from_slice(&from[channels.clone()]);
+                }
+            }
+        }
+    }
+}
+
+/// Elements between the same places of two points or tiles: often a power of two, and
+/// a little more keeps them out of each other's cache sets.
 pub(super) fn point_stride<T: Real>(elements: usize) -> usize {
     elements + 64 / size_of::<T>()
 }

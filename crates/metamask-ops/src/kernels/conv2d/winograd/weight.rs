@@ -1,4 +1,11 @@
 //! The gradient in the weights: the same points, summed over tiles.
+//!
+//! A task owns some rows (input channels) of one block of columns (output
+//! channels) for one part of the tiles. It brings a cell of tiles to the points,
+//! adds the products to its sums, and goes on to the next cell: cell and sums
+//! stay in the second-level cache. Tasks that share channels each transform them
+//! again: sharing the result would send it through the last-level cache, whose
+//! delays cost more.
 
 use std::ops::Range;
 
@@ -6,32 +13,35 @@ use rayon::prelude::*;
 
 use super::grid::{Grid, point_stride};
 use super::transform::{POINTS, flat, transform_gradient, transform_input};
-use super::weights::{gradient_rows, transform_weight_gradients};
-use super::{dispatch, store_words, words, words_hold};
+use super::weights::gradient_rows;
+use super::{dispatch, store_words, words_hold};
 use crate::Kernel;
 use crate::kernels::conv2d::ConvShape;
 use crate::kernels::conv2d::pack::{Columns, columns};
-use crate::kernels::conv2d::product::for_tile_of;
+use crate::kernels::conv2d::product::{for_even_tile_of, wastes};
+use crate::kernels::conv2d::weight::add_up;
 use crate::kernels::conv2d::weight_tile::Tile;
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
 
-/// Tiles that are transformed together, the unit of work. Even.
-const CELL: usize = 32;
+/// Tiles that are transformed together, if two lines (rows of tiles) are not more. With
+/// [`ROWS`] rows and 64 columns they are 288 KiB at all points.
+const CELL: usize = 16;
 
-/// Elements of transformed tiles at a time.
-const ELEMENTS: usize = 1 << 20;
+/// Rows of a task: with 64 columns their sums are 576 KiB. Measured, with [`CELL`]:
+/// half the rows, or three quarters, and cells as much larger are slower by a tenth.
+const ROWS: usize = 64;
 
-/// Cells that are summed at a time at least: loading and storing the sums costs.
-const CELLS: usize = 2;
+/// Parts that the tiles are cut into at most, each with a gradient of its own.
+const PARTS: usize = 16;
 
-/// Products of channels from which on a sum over all tiles goes straight to the
-/// gradient: the sums at all points would be four times its size, in memory.
-const FUSE_FROM: usize = 1 << 16;
+/// Elements of those gradients at most.
+const PART_ELEMENTS: usize = 1 << 20;
 
-/// Rows of the gradient whose points a task sums: 32 · 64 channels are 288 KiB.
-const FUSED_ROWS: usize = 32;
+/// Cells of a part at least: taking the sums back from the points costs as much
+/// as the products of a few tiles.
+const PART_CELLS: usize = 8;
 
 /// `dw = Gᵀ [Σ_tiles (Bᵀ x B) ⊙ (A dy Aᵀ)] G`
 pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
@@ -42,256 +52,224 @@ pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     dw: &mut [T],
     ws: &mut Workspace<T>,
 ) {
+    let grid = Grid::forward(s);
+    let lines = s.batch * grid.rows();
+    let per_cell = (CELL / grid.columns() / 2 * 2).max(2);
+    let parts = (PART_ELEMENTS / dw.len()).min(lines / (PART_CELLS * per_cell)).clamp(1, PARTS);
+    let per_part = lines.div_ceil(parts).next_multiple_of(per_cell);
+    let parts = lines.div_ceil(per_part);
+
     let (lanes, vectors) = T::tile_columns(kernel);
-    let layout: Layout<PAIRS> = Layout {
-        grid: Grid::forward(s),
-        depth: s.in_c.next_multiple_of(lanes),
-        width: s.out_c.next_multiple_of(lanes),
-    };
-    let tiles = s.batch * layout.grid.tiles();
-    let cells = (ELEMENTS / layout.cell::<T>()).max(CELLS).min(tiles.div_ceil(CELL));
-    let (_, cell_buffer, sums, per_thread) = ws.parts();
-    let cell_buffer = at_least(cell_buffer, cells * layout.cell::<T>());
     let blocks: Vec<_> = columns(s.out_c, lanes, vectors).collect();
-
-    for first in (0..tiles).step_by(cells * CELL) {
-        let n_tiles = (cells * CELL).min(tiles - first);
-        let cell_buffer = &mut cell_buffer[..n_tiles.div_ceil(CELL) * layout.cell::<T>()];
-        cell_buffer.par_chunks_mut(layout.cell::<T>()).enumerate().for_each(|(i, cell)| {
-            let first = first + i * CELL;
-            let tiles = CELL.min(tiles - first);
-            dispatch::<T, PAIRS>(kernel, Transform { layout: &layout, x, dy, first, tiles, cell });
-        });
-        let cells = &*cell_buffer;
-        if n_tiles == tiles && s.in_c * s.out_c >= FUSE_FROM {
-            let to = SharedMut::new(dw);
-            let tasks = s.in_c.div_ceil(FUSED_ROWS);
-            (0..blocks.len() * tasks).into_par_iter().for_each(|i| {
-                let (block, first) = (blocks[i / tasks], i % tasks * FUSED_ROWS);
-                let rows = first..s.in_c.min(first + FUSED_ROWS);
-                let scratch = &mut per_thread.get();
-                let layout = &layout;
-                dispatch::<T, PAIRS>(
-                    kernel,
-                    Fused { layout, cells, n_tiles, block, rows, scratch, to: &to },
-                );
-            });
-            return;
-        }
-        let sums = at_least(sums, POINTS * s.in_c * layout.width);
-        let to = SharedMut::new(sums);
-        (0..blocks.len() * POINTS).into_par_iter().for_each(|i| {
-            let (block, point) = (blocks[i / POINTS], i % POINTS);
-            let load = first > 0;
-            let layout = &layout;
-            dispatch::<T, PAIRS>(
-                kernel,
-                Sum { layout, cells, n_tiles, block, point, load, to: &to },
-            );
-        });
-    }
-    transform_weight_gradients(kernel, sums, s.in_c, s.out_c, dw);
-}
-
-/// A cell lies as `[point][tile][depth]` of x, then `[point][tile][width]` of dy.
-/// With PAIRS a word is two tiles; a last one without a partner is paired with zeros.
-struct Layout<const PAIRS: bool> {
-    grid: Grid,
-    depth: usize,
-    width: usize,
-}
-
-impl<const PAIRS: bool> Layout<PAIRS> {
-    fn input_stride<T: Real>(&self) -> usize {
-        point_stride::<T>(words::<PAIRS>(CELL) * self.depth)
-    }
-
-    fn gradient_stride<T: Real>(&self) -> usize {
-        point_stride::<T>(words::<PAIRS>(CELL) * self.width)
-    }
-
-    fn cell<T: Real>(&self) -> usize {
-        POINTS * (self.input_stride::<T>() + self.gradient_stride::<T>())
+    let strips = s.in_c.div_ceil(ROWS);
+    let (_, _, partials, per_thread) = ws.parts();
+    let weights = dw.len();
+    let sums = if parts == 1 { &mut *dw } else { at_least(partials, parts * weights) };
+    let to: Vec<_> = sums.chunks_mut(weights).map(SharedMut::new).collect();
+    (0..parts * blocks.len() * strips).into_par_iter().for_each(|i| {
+        let (part, block, strip) =
+            (i / strips / blocks.len(), blocks[i / strips % blocks.len()], i % strips);
+        let sum: Sum<'_, T, PAIRS> = Sum {
+            grid: &grid,
+            x,
+            dy,
+            per_cell,
+            lines: part * per_part..lines.min((part + 1) * per_part),
+            rows: strip * ROWS..s.in_c.min((strip + 1) * ROWS),
+            block,
+            scratch: &mut per_thread.get(),
+            to: &to[part],
+        };
+        dispatch::<T, PAIRS>(kernel, sum);
+    });
+    if parts > 1 {
+        add_up(&partials[..parts * weights], dw);
     }
 }
 
-/// Brings the tiles of a cell to the points.
-struct Transform<'a, T, const PAIRS: bool> {
-    layout: &'a Layout<PAIRS>,
+/// Some rows of one block of columns of the gradient, over some lines of tiles.
+struct Sum<'a, T, const PAIRS: bool> {
+    grid: &'a Grid,
     x: &'a [T],
     dy: &'a [T],
-    first: usize,
-    tiles: usize,
-    cell: &'a mut [T],
-}
-
-impl<T: Real, const PAIRS: bool> Task<T> for Transform<'_, T, PAIRS> {
-    #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { layout, x, dy, first, tiles, cell } = self;
-        let grid = &layout.grid;
-        let (input_stride, gradient_stride) =
-            (layout.input_stride::<T>(), layout.gradient_stride::<T>());
-        let (inputs, gradients) = cell.split_at_mut(POINTS * input_stride);
-        for (row, tile) in (0..tiles).step_by(words_hold::<PAIRS>()).enumerate() {
-            let there = words_hold::<PAIRS>().min(tiles - tile);
-            let places = || (first + tile..first + tile + there).map(|tile| grid.place(tile));
-            // SAFETY: the caller's promise; tiles and channels exist, and the
-            // cell has a place for each.
-            unsafe {
-                for (channel, lanes) in Grid::vectors::<V>(grid.in_c) {
-                    let mut terms = [[V::zero(); POINTS]; 2];
-                    for (term, place) in terms.iter_mut().zip(places()) {
-                        let window = grid.window::<V>(x, place, channel, lanes);
-                        *term = flat(transform_input(window));
-                    }
-                    let to = inputs.as_mut_ptr().add(row * layout.depth + channel);
-                    store_words::<V, PAIRS, POINTS>(terms, to, input_stride);
-                }
-                for (channel, lanes) in Grid::vectors::<V>(grid.out_c) {
-                    let mut terms = [[V::zero(); POINTS]; 2];
-                    for (term, place) in terms.iter_mut().zip(places()) {
-                        let tile = grid.tile::<V>(dy, place, channel, lanes);
-                        *term = flat(transform_gradient(tile));
-                    }
-                    let to = gradients.as_mut_ptr().add(row * layout.width + channel);
-                    store_words::<V, PAIRS, POINTS>(terms, to, gradient_stride);
-                }
-            }
-        }
-    }
-}
-
-/// Sums the products at one point over the tiles, for one block of channels.
-struct Sum<'a, T, const PAIRS: bool> {
-    layout: &'a Layout<PAIRS>,
-    cells: &'a [T],
-    n_tiles: usize,
+    lines: Range<usize>,
+    /// Lines of a cell. Even.
+    per_cell: usize,
+    rows: Range<usize>,
     block: Columns,
-    point: usize,
-    load: bool,
+    scratch: &'a mut Vec<T>,
     to: &'a SharedMut<'a, T>,
 }
 
 impl<T: Real, const PAIRS: bool> Task<T> for Sum<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { layout, cells, n_tiles, block, point, load, to } = self;
-        let in_c = layout.grid.in_c;
-        // SAFETY: the caller's promise; no other task has this point of this block.
-        unsafe {
-            let to = to.at(POINTS * in_c * block.first + point * in_c * block.padded);
-            layout.sum_point::<V>(cells, n_tiles, block, 0..in_c, point, to, load);
+        let Self { grid, x, dy, lines, per_cell, rows, block, scratch, to } = self;
+        let columns = block.first..block.first + block.width;
+        let depth = rows.len().next_multiple_of(V::LANES);
+        let [x_step, dy_step] = [depth, block.padded].map(|len| point_stride::<T>(POINTS * len));
+        let sum_stride = point_stride::<T>(rows.len() * block.padded);
+        let words = per_cell / words_hold::<PAIRS>() * grid.columns();
+        let (x_band, dy_band) = (grid.inputs_len(rows.len()), grid.outputs_len(block.width));
+        let len = words * (x_step + dy_step) + POINTS * sum_stride + 2 * (x_band + dy_band);
+        let (inputs, scratch) = at_least(scratch, len).split_at_mut(words * x_step);
+        let (gradients, scratch) = scratch.split_at_mut(words * dy_step);
+        let (sums, scratch) = scratch.split_at_mut(POINTS * sum_stride);
+        let (x_bands, dy_bands) = scratch.split_at_mut(2 * x_band);
+
+        for first in lines.clone().step_by(per_cell) {
+            let end = lines.end.min(first + per_cell);
+            let mut words = 0;
+            for line in (first..end).step_by(words_hold::<PAIRS>()) {
+                // With PAIRS a word is the tiles of two lines in the same column; a
+                // last line without a partner is paired with zeros.
+                for i in 0..words_hold::<PAIRS>() {
+                    let x_band = &mut x_bands[i * x_band..][..x_band];
+                    let dy_band = &mut dy_bands[i * dy_band..][..dy_band];
+                    if line + i < end {
+                        let place = grid.place((line + i) * grid.columns());
+                        grid.copy_inputs(x, place, rows.clone(), x_band);
+                        grid.copy_outputs(dy, place, columns.clone(), dy_band);
+                    } else {
+                        x_band.fill(T::ZERO);
+                        dy_band.fill(T::ZERO);
+                    }
+                }
+                for column in 0..grid.columns() {
+                    // SAFETY: the caller's promise; column and channels exist, and
+                    // the cell has a place for each word.
+                    unsafe {
+                        for (row, lanes) in Grid::vectors::<V>(rows.len()) {
+                            let tile = Channels { of: rows.len(), column, first: row, lanes };
+                            let even = tile.inputs::<V>(grid, x_bands);
+                            let odd = if PAIRS {
+                                tile.inputs::<V>(grid, &x_bands[x_band..])
+                            } else {
+                                even
+                            };
+                            let to = inputs.as_mut_ptr().add(words * x_step + row);
+                            store_words::<V, PAIRS, POINTS>([even, odd], to, depth);
+                        }
+                        for (channel, lanes) in Grid::vectors::<V>(block.width) {
+                            let tile = Channels { of: block.width, column, first: channel, lanes };
+                            let even = tile.gradients::<V>(grid, dy_bands);
+                            let odd = if PAIRS {
+                                tile.gradients::<V>(grid, &dy_bands[dy_band..])
+                            } else {
+                                even
+                            };
+                            let to = gradients.as_mut_ptr().add(words * dy_step + channel);
+                            store_words::<V, PAIRS, POINTS>([even, odd], to, block.padded);
+                        }
+                    }
+                    words += 1;
+                }
+            }
+            for point in 0..POINTS {
+                let product = PointProduct {
+                    x: &inputs[point * depth..],
+                    x_step,
+                    dy: &gradients[point * block.padded..],
+                    dy_step,
+                    words,
+                    sums: &mut sums[point * sum_stride..],
+                    rows: rows.len(),
+                    load: first > lines.start,
+                };
+                macro_rules! run {
+                    ($rows:literal, $vectors:literal) => {
+                        product.run::<V, PAIRS, $rows, $vectors>()
+                    };
+                }
+                // SAFETY: the caller's promise; the cell holds the words, sums
+                // the rows.
+                unsafe { for_even_tile_of!(V, block.padded / V::LANES, rows.len(), run) }
+            }
         }
-    }
-}
-
-/// Sums at all points, for some rows of one block, and takes them back to dw.
-struct Fused<'a, T, const PAIRS: bool> {
-    layout: &'a Layout<PAIRS>,
-    cells: &'a [T],
-    n_tiles: usize,
-    block: Columns,
-    rows: Range<usize>,
-    scratch: &'a mut Vec<T>,
-    to: &'a SharedMut<'a, T>,
-}
-
-impl<T: Real, const PAIRS: bool> Task<T> for Fused<'_, T, PAIRS> {
-    #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { layout, cells, n_tiles, block, rows, scratch, to } = self;
-        let channels = (layout.grid.in_c, layout.grid.out_c);
-        let stride = point_stride::<T>(rows.len() * block.padded);
-        let sums = at_least(scratch, POINTS * stride).as_mut_ptr();
         // SAFETY: the caller's promise; sums has the rows at every point, and no
         // other task has these rows of this block.
         unsafe {
-            for point in 0..POINTS {
-                let to = sums.add(point * stride);
-                layout.sum_point::<V>(cells, n_tiles, block, rows.clone(), point, to, false);
-            }
-            gradient_rows::<V>(sums, stride, channels, block, rows, to);
+            let channels = (grid.in_c, grid.out_c);
+            gradient_rows::<V>(sums.as_ptr(), sum_stride, channels, block, rows, to);
         }
     }
 }
 
-impl<const PAIRS: bool> Layout<PAIRS> {
-    /// `to[r][v] (+)= Σ_tiles x[tile][r] dy[tile][v]` at one point.
-    ///
+/// Some channels of a tile in a band.
+struct Channels {
+    /// Channels of the band.
+    of: usize,
+    /// The tile's column.
+    column: usize,
+    first: usize,
+    lanes: usize,
+}
+
+impl Channels {
     /// # Safety
-    /// The CPU must have V's instructions; cells must hold the tiles, `to` the
-    /// rows, whole vectors each.
+    /// The CPU must have V's instructions, the band the channels.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "what, where to, and how much of it")]
-    unsafe fn sum_point<V: Simd>(
-        &self,
-        cells: &[V::Scalar],
-        n_tiles: usize,
-        block: Columns,
-        rows: Range<usize>,
-        point: usize,
-        to: *mut V::Scalar,
-        load: bool,
-    ) {
-        macro_rules! run {
-            ($rows:literal, $vectors:literal) => {
-                self.sum::<V, $rows, $vectors>(cells, n_tiles, block, rows, point, to, load)
-            };
-        }
+    unsafe fn inputs<V: Simd>(&self, grid: &Grid, band: &[V::Scalar]) -> [V; POINTS] {
+        let Self { of, column, first, lanes } = *self;
         // SAFETY: the caller's promise.
-        unsafe { for_tile_of!(V, block.padded / V::LANES, run) }
+        unsafe { flat(transform_input(grid.window(band, of, column, first, lanes))) }
     }
 
     /// # Safety
-    /// As [`Self::sum_point`].
+    /// As [`Self::inputs`].
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "as `sum_point`")]
-    unsafe fn sum<V: Simd, const ROWS: usize, const VECTORS: usize>(
-        &self,
-        cells: &[V::Scalar],
-        n_tiles: usize,
-        block: Columns,
-        rows: Range<usize>,
-        point: usize,
-        to: *mut V::Scalar,
-        load: bool,
+    unsafe fn gradients<V: Simd>(&self, grid: &Grid, band: &[V::Scalar]) -> [V; POINTS] {
+        let Self { of, column, first, lanes } = *self;
+        // SAFETY: the caller's promise.
+        unsafe { flat(transform_gradient(grid.tile(band, of, column, first, lanes))) }
+    }
+}
+
+/// `sums[r][v] (+)= Σ_words x[word][r] dy[word][v]` at one point.
+struct PointProduct<'a, T> {
+    x: &'a [T],
+    x_step: usize,
+    dy: &'a [T],
+    dy_step: usize,
+    words: usize,
+    sums: &'a mut [T],
+    rows: usize,
+    load: bool,
+}
+
+impl<T: Real> PointProduct<'_, T> {
+    /// # Safety
+    /// The CPU must have V's instructions; x and dy must hold the words, sums
+    /// the rows, VECTORS whole vectors each. Behind x there must be ROWS elements.
+    #[inline(always)]
+    unsafe fn run<
+        V: Simd<Scalar = T>,
+        const PAIRS: bool,
+        const ROWS: usize,
+        const VECTORS: usize,
+    >(
+        self,
     ) {
-        let cell = self.cell::<V::Scalar>();
-        let inputs = point * self.input_stride::<V::Scalar>();
-        let gradients = POINTS * self.input_stride::<V::Scalar>()
-            + point * self.gradient_stride::<V::Scalar>()
-            + block.first;
-        // Whole cells, then what is left of the last one.
-        let (whole, rest) = (n_tiles / CELL, n_tiles % CELL);
-        let cells_of = [(0, whole, words::<PAIRS>(CELL)), (whole, 1, words::<PAIRS>(rest))];
-        for (first_cell, lines, pixels) in cells_of {
-            if lines * pixels == 0 {
-                continue;
-            }
-            let start = first_cell * cell;
-            for row in rows.clone().step_by(ROWS) {
-                // SAFETY: the caller's promise. Cells hold `depth` channels of x
-                // (rows past them are computed and thrown away; dy's follow in
-                // the cell), `width` of dy.
-                unsafe {
-                    Tile {
-                        x: cells.as_ptr().add(start + inputs + row),
-                        x_step: self.depth,
-                        x_line: cell,
-                        dy: cells.as_ptr().add(start + gradients),
-                        dy_step: self.width,
-                        dy_line: cell,
-                        pixels,
-                        lines,
-                        dw: to.add((row - rows.start) * block.padded),
-                        dw_step: block.padded,
-                        last: V::LANES,
-                        stored: 0..ROWS.min(rows.end - row),
-                        load: load || first_cell > 0,
-                    }
-                    .run::<V, ROWS, VECTORS, true, PAIRS>();
+        for row in (0..self.rows).step_by(ROWS) {
+            // SAFETY: the caller's promise. Rows past the last one are computed
+            // and thrown away.
+            unsafe {
+                Tile {
+                    x: self.x.as_ptr().add(row),
+                    x_step: self.x_step,
+                    x_line: 0,
+                    dy: self.dy.as_ptr(),
+                    dy_step: self.dy_step,
+                    dy_line: 0,
+                    pixels: self.words,
+                    lines: 1,
+                    dw: self.sums.as_mut_ptr().add(row * VECTORS * V::LANES),
+                    dw_step: VECTORS * V::LANES,
+                    last: V::LANES,
+                    stored: 0..ROWS.min(self.rows - row),
+                    load: self.load,
                 }
+                .run::<V, ROWS, VECTORS, true, PAIRS>();
             }
         }
     }

@@ -173,54 +173,6 @@ impl<T: Real, const PAIRS: bool> Task<T> for Whole<'_, T, PAIRS> {
     }
 }
 
-/// `dw = Gᵀ du G`, `du` laid out like forward's transformed weights.
-pub(super) fn transform_weight_gradients<T: Real>(
-    kernel: Kernel,
-    du: &[T],
-    in_c: usize,
-    out_c: usize,
-    dw: &mut [T],
-) {
-    let (lanes, vectors) = T::tile_columns(kernel);
-    assert_eq!(dw.len(), 9 * in_c * out_c, "winograd: weights must be 3x3");
-    assert!(
-        du.len() >= POINTS * in_c * out_c.next_multiple_of(lanes),
-        "winograd: a transformed gradient for each weight"
-    );
-    let to = SharedMut::new(dw);
-    let blocks: Vec<_> = columns(out_c, lanes, vectors).collect();
-    let tasks = in_c.div_ceil(ROWS);
-    (0..blocks.len() * tasks).into_par_iter().for_each(|i| {
-        let (block, first) = (blocks[i / tasks], i % tasks * ROWS);
-        let rows = ROWS.min(in_c - first);
-        T::dispatch(kernel, GradientRows { du, in_c, out_c, block, first, rows, to: &to });
-    });
-}
-
-/// Some rows of one block of columns, on the way back.
-struct GradientRows<'a, T> {
-    du: &'a [T],
-    in_c: usize,
-    out_c: usize,
-    block: Columns,
-    first: usize,
-    rows: usize,
-    to: &'a SharedMut<'a, T>,
-}
-
-impl<T: Real> Task<T> for GradientRows<'_, T> {
-    #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { du, in_c, out_c, block, first, rows, to } = self;
-        let du = &du[POINTS * in_c * block.first + first * block.padded..];
-        // SAFETY: the caller's promise; no other task has these rows.
-        unsafe {
-            let (rows, stride) = (first..first + rows, in_c * block.padded);
-            gradient_rows::<V>(du.as_ptr(), stride, (in_c, out_c), block, rows, to);
-        }
-    }
-}
-
 /// Writes rows of dw from their points: `du` is the first row's first point,
 /// `point_stride` the way to the next one.
 ///

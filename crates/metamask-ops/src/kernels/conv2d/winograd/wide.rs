@@ -3,6 +3,8 @@
 //! points at a time, for one block of columns, into the cache, and multiplies all
 //! its tiles by them.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::correlate::{PointProduct, put_tiles, transform_inputs};
@@ -41,7 +43,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
 ) {
     let (lanes, vectors) = T::tile_columns(kernel);
     let depth = words::<PAIRS>(grid.in_c.next_multiple_of(lanes));
-    let cell = POINTS * point_stride::<T>(TILES * depth);
+    let cell = TILES * point_stride::<T>(POINTS * depth);
     let tiles = source.len() / grid.in_len() * grid.tiles();
     let cells = (ELEMENTS / cell).clamp(1, tiles.div_ceil(TILES));
     let Buffers { padded, per_thread, .. } = buffers;
@@ -53,12 +55,18 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
         let n_tiles = (cells * TILES).min(tiles - first);
         let inputs = &mut inputs[..n_tiles.div_ceil(TILES) * cell];
         let part = |i: usize| (first + i * TILES, TILES.min(n_tiles - i * TILES));
-        // One cell may be all there is: its tiles are enough for many threads.
+        // One cell may be all there is: its rows of tiles are enough for many threads.
         inputs.par_chunks_mut(cell).enumerate().for_each(|(i, cell)| {
             let (first, tiles) = part(i);
             let cell = SharedMut::new(cell);
-            (0..tiles).into_par_iter().with_min_len(8).for_each(|tile| {
-                let input: Input<'_, T, PAIRS> = Input { grid, source, first, tile, cell: &cell };
+            let rows = first / grid.columns()..(first + tiles).div_ceil(grid.columns());
+            rows.into_par_iter().with_min_len(8 / grid.columns().min(8)).for_each(|row| {
+                let row = row * grid.columns()..(row + 1) * grid.columns();
+                let tiles = first.max(row.start)..row.end.min(first + tiles);
+                let scratch = &mut per_thread.get();
+                let cell = &cell;
+                let input: Input<'_, T, PAIRS> =
+                    Input { grid, source, first, tiles, scratch, cell };
                 dispatch::<T, PAIRS>(kernel, input);
             });
         });
@@ -79,24 +87,30 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
     target.par_chunks_mut(len).enumerate().for_each(|(i, image)| finish(i * len, image));
 }
 
-/// Brings one tile to the points.
+/// Brings tiles of one row to the points.
 struct Input<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
     source: &'a [T],
+    /// The cell's first tile.
     first: usize,
-    tile: usize,
+    tiles: Range<usize>,
+    scratch: &'a mut Vec<T>,
     cell: &'a SharedMut<'a, T>,
 }
 
 impl<T: Real, const PAIRS: bool> Task<T> for Input<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { grid, source, first, tile, cell } = self;
+        let Self { grid, source, first, tiles, scratch, cell } = self;
         let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
-        // SAFETY: the caller's promise; no other task has this tile of the cell.
-        unsafe {
-            let (to, stride) = (cell.at(tile * depth), point_stride::<T>(TILES * depth));
-            transform_inputs::<V, PAIRS>(grid, source, grid.place(first + tile), to, stride);
+        let band = at_least(scratch, grid.inputs_len(grid.in_c));
+        grid.copy_inputs(source, grid.place(tiles.start), 0..grid.in_c, band);
+        for tile in tiles {
+            // SAFETY: the caller's promise; no other task has this tile of the cell.
+            unsafe {
+                let to = cell.at((tile - first) * point_stride::<T>(POINTS * depth));
+                transform_inputs::<V, PAIRS>(grid, band, grid.place(tile).column, to);
+            }
         }
     }
 }
@@ -119,7 +133,7 @@ impl<T: Real, const PAIRS: bool> Task<T> for Block<'_, T, PAIRS> {
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { grid, w, block, tiles, .. } = self;
         let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
-        let input_stride = point_stride::<T>(TILES * depth);
+        let input_step = point_stride::<T>(POINTS * depth);
         let product_stride = point_stride::<T>(TILES * block.padded);
         let rows = words::<PAIRS>(grid.in_c.min(DEPTH));
         let weight_stride = point_stride::<T>(rows * block.padded);
@@ -145,8 +159,8 @@ impl<T: Real, const PAIRS: bool> Task<T> for Block<'_, T, PAIRS> {
                         last: V::LANES,
                         load: first > 0,
                     },
-                    x: &self.inputs[point * input_stride..],
-                    x_step: depth,
+                    x: &self.inputs[point * depth..],
+                    x_step: input_step,
                     y: &mut products[point * product_stride..],
                     y_step: block.padded,
                     tiles,
