@@ -22,7 +22,7 @@ mod testing;
 mod workspace;
 
 pub(crate) use batch_norm::{
-    BatchNorm, Normalisation, Statistics, batch_norm_backward, batch_norm_forward,
+    BatchNorm, Normalisation, Relu, Statistics, batch_norm_backward, batch_norm_forward,
     batch_norm_tangent, moments,
 };
 pub(crate) use conv2d::{

@@ -12,12 +12,12 @@ use super::{
     watch::{Phase, Watched},
 };
 use crate::kernels::{
-    BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Statistics, Workspace, add,
-    add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
-    batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
-    conv2d_forward_normalised, global_avg_pool_backward, global_avg_pool_forward, linear_backward,
-    linear_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu,
-    relu_backward,
+    BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Relu, Statistics, Workspace,
+    add, add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward,
+    batch_norm_forward, batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight,
+    conv2d_forward, conv2d_forward_normalised, global_avg_pool_backward, global_avg_pool_forward,
+    linear_backward, linear_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent,
+    moments, relu, relu_backward,
 };
 use crate::{ParameterEntry, Precision};
 
@@ -113,12 +113,13 @@ impl<T: Real> Run<'_, T> {
                     let mut folded = self.memory.buffers.take(2 * c);
                     let (scale, shift) = folded.split_at_mut(c);
                     let (gamma, beta) = (self.weights(gamma), self.weights(beta));
-                    for i in 0..c {
-                        let s = 1.0 / (variance_now[i].to_f64() + BATCH_NORM_EPSILON).sqrt();
-                        inv_std[i] = T::from_f64(s);
-                        scale[i] = gamma[i] * inv_std[i];
-                        shift[i] = beta[i] - mean_now[i] * scale[i];
+                    for (inv_std, variance) in inv_std.iter_mut().zip(&*variance_now) {
+                        let s = 1.0 / (variance.to_f64() + BATCH_NORM_EPSILON).sqrt();
+                        *inv_std = T::from_f64(s);
                     }
+                    let statistics = self.statistics;
+                    let norm = BatchNorm { mean: mean_now, inv_std, gamma, statistics };
+                    fold(&norm, beta, scale, shift);
                     let residual = residual.map(value);
                     let waiting = index.checked_sub(1).filter(|&i| self.waits(i, activations));
                     match waiting.map(|i| &self.plan.steps[i]) {
@@ -203,12 +204,15 @@ impl<T: Real> Run<'_, T> {
 
         for step in self.plan.steps.iter().rev() {
             let out = step.output();
-            let flow = flows[out].take();
-            let dy = match &flow {
-                Some(buffer) => &**buffer,
-                None if out == self.plan.output => dy,
-                None => continue, // Nothing before it is asked for.
-            };
+            let mut flow = flows[out].take();
+            if flow.is_none() && out != self.plan.output {
+                continue; // Nothing before it is asked for.
+            }
+            if matches!(step, Step::Norm { .. }) {
+                // What it computes takes the place of dy.
+                flow.get_or_insert_with(|| self.copy_of(dy));
+            }
+            let dy = flow.as_deref().unwrap_or(dy);
             let is_convolution = matches!(step, Step::Conv { .. });
             let _watching = (!is_convolution).then(|| self.watch(step, Phase::Backward));
             match step {
@@ -228,32 +232,42 @@ impl<T: Real> Run<'_, T> {
                 }
                 Step::Norm { x, residual, relu, gamma, beta, mean, .. } => {
                     let norm = self.batch_norm(saved, mean, gamma);
-                    let mask = relu.then(|| value(out));
-                    let mut spare = self.memory.buffers.take(2 * mean.len());
+                    let c = mean.len();
+                    let mut spare = self.memory.buffers.take(2 * c);
+                    let mut folded = self.memory.buffers.take(2 * c);
+                    let (scale, shift) = folded.split_at_mut(c);
+                    let relu = match residual {
+                        _ if !relu => Relu::None,
+                        Some(_) => Relu::Output(value(out)),
+                        None => {
+                            fold(&norm, self.weights(beta), scale, shift);
+                            Relu::Input { scale, shift }
+                        }
+                    };
                     let (dgamma, dbeta) = match dtheta.as_deref_mut() {
                         Some(theta) => split_two(theta, gamma, beta),
-                        None => spare.split_at_mut(mean.len()),
+                        None => spare.split_at_mut(c),
                     };
-                    let mut dx = self.buffer_for(*x);
-                    // Without ReLU the residual's gradient is dy itself.
-                    let mut masked =
-                        residual.filter(|&r| wanted[r] && *relu).map(|r| self.buffer_for(r));
-                    let dr = masked.as_deref_mut();
-                    batch_norm_backward(&norm, value(*x), mask, dy, dgamma, dbeta, &mut dx, dr, ws);
-                    if let Some(residual) = residual.filter(|&r| wanted[r]) {
-                        match masked {
-                            Some(gradient) => give(&mut flows, residual, gradient),
-                            None => self.give_copy(&mut flows, residual, dy),
-                        }
+                    let mut dy = flow.take().expect("a copy, if nothing else");
+                    let residual = residual.filter(|&r| wanted[r]);
+                    let mut dx = residual.map(|_| self.buffer_for(*x));
+                    let dx_now = dx.as_deref_mut();
+                    batch_norm_backward(&norm, value(*x), relu, &mut dy, dgamma, dbeta, dx_now, ws);
+                    let (dx, dr) = match dx {
+                        Some(dx) => (dx, Some(dy)),
+                        None => (dy, None),
+                    };
+                    if let Some((residual, dr)) = residual.zip(dr) {
+                        self.give(&mut flows, residual, dr);
                     }
                     if wanted[*x] {
-                        give(&mut flows, *x, dx);
+                        self.give(&mut flows, *x, dx);
                     }
                 }
                 Step::Relu { x, .. } => {
                     let mut dx = self.buffer_for(*x);
                     relu_backward(value(out), dy, &mut dx);
-                    give(&mut flows, *x, dx);
+                    self.give(&mut flows, *x, dx);
                 }
                 Step::Add { a, b, .. } => {
                     for input in [*a, *b].into_iter().filter(|&v| wanted[v]) {
@@ -264,18 +278,18 @@ impl<T: Real> Run<'_, T> {
                     let mut dx = self.buffer_for(*x);
                     let indices = saved.indices[out].as_ref().expect("kept by the forward pass");
                     max_pool2d_backward(&self.pool_shape(*x, *window), dy, indices, &mut dx);
-                    give(&mut flows, *x, dx);
+                    self.give(&mut flows, *x, dx);
                 }
                 Step::AvgPool { x, window, .. } => {
                     let mut dx = self.buffer_for(*x);
                     avg_pool2d_backward(&self.pool_shape(*x, *window), dy, &mut dx);
-                    give(&mut flows, *x, dx);
+                    self.give(&mut flows, *x, dx);
                 }
                 Step::GlobalAvgPool { x, .. } => {
                     let mut dx = self.buffer_for(*x);
                     let (pixels, channels) = self.pixels_and_channels(*x);
                     global_avg_pool_backward(pixels, channels, dy, &mut dx);
-                    give(&mut flows, *x, dx);
+                    self.give(&mut flows, *x, dx);
                 }
                 Step::Linear { x, weight, bias, .. } => {
                     let shape = self.linear_shape(*x, out);
@@ -503,6 +517,16 @@ impl<T: Real> Run<'_, T> {
         (buffer, accumulate)
     }
 
+    /// Adds an owned gradient to a value's.
+    fn give(&self, flows: &mut [Option<Buffer<T>>], value: usize, gradient: Buffer<T>) {
+        // The input's leaves the network, a buffer of the pool may not.
+        if flows[value].is_some() || value == 0 {
+            self.give_copy(flows, value, &gradient);
+        } else {
+            flows[value] = Some(gradient);
+        }
+    }
+
     fn give_copy(&self, flows: &mut [Option<Buffer<T>>], value: usize, gradient: &[T]) {
         match &mut flows[value] {
             Some(sum) => add_assign(sum, gradient),
@@ -512,6 +536,12 @@ impl<T: Real> Run<'_, T> {
                 *empty = Some(buffer);
             }
         }
+    }
+
+    fn copy_of(&self, numbers: &[T]) -> Buffer<T> {
+        let mut buffer = self.memory.buffers.take(numbers.len());
+        buffer.copy_from_slice(numbers);
+        buffer
     }
 
     fn conv_shape(&self, x: usize, y: usize, window: Window) -> ConvShape {
@@ -550,11 +580,11 @@ impl<T: Real> Run<'_, T> {
     }
 }
 
-/// Adds an owned gradient to a value's.
-fn give<T: Real>(flows: &mut [Option<Buffer<T>>], value: usize, gradient: Buffer<T>) {
-    match &mut flows[value] {
-        Some(sum) => add_assign(sum, &gradient),
-        empty => *empty = Some(gradient),
+/// `scale = γ s` and `shift = β − μ γ s`: what a normalisation multiplies by and adds.
+fn fold<T: Real>(norm: &BatchNorm<'_, T>, beta: &[T], scale: &mut [T], shift: &mut [T]) {
+    for i in 0..beta.len() {
+        scale[i] = norm.gamma[i] * norm.inv_std[i];
+        shift[i] = beta[i] - norm.mean[i] * scale[i];
     }
 }
 

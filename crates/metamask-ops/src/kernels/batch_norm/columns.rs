@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::gradient::Terms;
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::at_least;
@@ -22,11 +23,11 @@ const GROUP: usize = 4;
 /// Lanes of a group of the widest vectors.
 const GROUP_LANES: usize = 64;
 
-fn fold(channels: usize) -> usize {
+pub(super) fn fold(channels: usize) -> usize {
     (WIDE / channels).max(1)
 }
 
-fn block_len(channels: usize) -> usize {
+pub(super) fn block_len(channels: usize) -> usize {
     (BLOCK / channels).max(1) * channels
 }
 
@@ -83,29 +84,24 @@ fn get(moments: &[f64], channel: usize) -> Moments {
     Moments { count, mean, squares }
 }
 
-/// `[Σ u, Σ u (x − mean)]` of every column, u masked by `gate > 0` if given.
+/// `[Σ u, Σ u (x − mean)]` of every column, u the terms.
 pub(super) fn column_sums<'s, T: Real>(
     kernel: Kernel,
-    u: &[T],
-    gate: Option<&[T]>,
+    terms: Terms<'_, T>,
     x: &[T],
     mean: &[T],
     sums: &'s mut Vec<f64>,
 ) -> &'s [f64] {
     let channels = mean.len();
-    assert!(
-        u.len() == x.len() && gate.is_none_or(|g| g.len() == x.len()),
-        "batch_norm: all operands must have the input's shape"
-    );
+    assert_eq!(terms.len(), x.len(), "batch_norm: all operands must have the input's shape");
     let mean = mean.repeat(fold(channels));
     let block = block_len(channels);
     let sums = at_least(sums, x.len().div_ceil(block) * 2 * channels);
-    sums.par_chunks_mut(2 * channels).enumerate().for_each(|(i, sums)| {
-        let part = i * block..(i * block + block).min(x.len());
-        let gate = gate.map(|g| &g[part.clone()]);
-        let (u, x) = (&u[part.clone()], &x[part]);
-        T::dispatch(kernel, BlockSums { u, gate, x, mean: &mean, channels, sums });
-    });
+    (sums.par_chunks_mut(2 * channels).zip(x.par_chunks(block)).zip(terms.blocks(block))).for_each(
+        |((sums, x), terms)| {
+            T::dispatch(kernel, BlockSums { terms, x, mean: &mean, channels, sums });
+        },
+    );
     let (total, parts) = sums.split_at_mut(2 * channels);
     for part in parts.chunks_exact(2 * channels) {
         for (total, part) in total.iter_mut().zip(part) {
@@ -117,10 +113,10 @@ pub(super) fn column_sums<'s, T: Real>(
 
 /// Coefficients of `a u + b (x − mean) + c`, one of each for every column.
 pub(super) struct Affine<T> {
-    a: Vec<T>,
-    b: Vec<T>,
-    mean: Vec<T>,
-    c: Vec<T>,
+    pub(super) a: Vec<T>,
+    pub(super) b: Vec<T>,
+    pub(super) mean: Vec<T>,
+    pub(super) c: Vec<T>,
 }
 
 impl<T: Real> Affine<T> {
@@ -137,8 +133,6 @@ impl<T: Real> Affine<T> {
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a, T> {
     pub(super) u: &'a [T],
-    /// Masks u where it is not above zero.
-    pub(super) u_gate: Option<&'a [T]>,
     /// Absent: b is zero.
     pub(super) x: Option<&'a [T]>,
     pub(super) residual: Option<&'a [T]>,
@@ -153,7 +147,6 @@ impl<'a, T> Operands<'a, T> {
         let cut = |s: Option<&'a [T]>| s.map(|s| &s[part.clone()]);
         Self {
             u: &self.u[part.clone()],
-            u_gate: cut(self.u_gate),
             x: cut(self.x),
             residual: cut(self.residual),
             out_gate: cut(self.out_gate),
@@ -162,31 +155,19 @@ impl<'a, T> Operands<'a, T> {
     }
 }
 
-/// `out = relu?(a u + b (x − mean) + c + residual)`, masked; `masked_u` receives
-/// u as its gate left it.
+/// `out = relu?(a u + b (x − mean) + c + residual)`, masked.
 pub(super) fn affine<T: Real>(
     kernel: Kernel,
     map: &Affine<T>,
     operands: &Operands<'_, T>,
     out: &mut [T],
-    masked_u: Option<&mut [T]>,
 ) {
     assert_eq!(operands.u.len(), out.len(), "batch_norm: output must have the input's shape");
     let block = block_len(map.a.len());
-    let run = |i: usize, out: &mut [T], masked_u: Option<&mut [T]>| {
+    out.par_chunks_mut(block).enumerate().for_each(|(i, out)| {
         let operands = operands.slice(&(i * block..i * block + out.len()));
-        T::dispatch(kernel, BlockAffine { map, operands, out, masked_u });
-    };
-    match masked_u {
-        None => out.par_chunks_mut(block).enumerate().for_each(|(i, out)| run(i, out, None)),
-        Some(masked_u) => {
-            assert_eq!(masked_u.len(), out.len(), "batch_norm: d_residual must have dy's shape");
-            out.par_chunks_mut(block)
-                .zip(masked_u.par_chunks_mut(block))
-                .enumerate()
-                .for_each(|(i, (out, masked_u))| run(i, out, Some(masked_u)));
-        }
-    }
+        T::dispatch(kernel, BlockAffine { map, operands, out });
+    });
 }
 
 /// Calls `$self.$method::<V, vectors>(first, width)` for groups of at most
@@ -318,8 +299,7 @@ impl<T: Real> BlockMoments<'_, T> {
 
 /// `[Σ u]`, then `[Σ u (x − mean)]`, of each channel of a block.
 struct BlockSums<'a, T> {
-    u: &'a [T],
-    gate: Option<&'a [T]>,
+    terms: Terms<'a, T>,
     x: &'a [T],
     /// Widened.
     mean: &'a [T],
@@ -360,11 +340,8 @@ impl<T: Real> BlockSums<'_, T> {
                 let at = row * columns + first;
                 for v in 0..VECTORS {
                     let (at, lanes) = (at + v * V::LANES, lanes::<V>(width, v));
-                    let mut u = V::load_up_to(self.u.as_ptr().add(at), lanes);
-                    if let Some(gate) = self.gate {
-                        u = u.where_positive(V::load_up_to(gate.as_ptr().add(at), lanes));
-                    }
                     let x = V::load_up_to(self.x.as_ptr().add(at), lanes);
+                    let u = self.terms.at::<V>(at, first + v * V::LANES, lanes, x);
                     sums[v] = sums[v].add(u);
                     products[v] = u.mul_add(x.sub(mean[v]), products[v]);
                 }
@@ -379,10 +356,13 @@ impl<T: Real> BlockSums<'_, T> {
         // The last row of the widened matrix may be a part of one.
         let last = rows * columns;
         for i in (last + first..self.x.len()).take(width) {
-            if self.gate.is_some_and(|gate| gate[i] <= T::ZERO) {
-                continue;
+            let mut u = T::ZERO;
+            // SAFETY: the element lies in all operands.
+            unsafe {
+                let x = V::load_first(self.x.as_ptr().add(i), 1);
+                self.terms.at::<V>(i, i - last, 1, x).store_first(&raw mut u, 1);
             }
-            let (u, x) = (self.u[i].to_f64(), self.x[i].to_f64());
+            let (u, x) = (u.to_f64(), self.x[i].to_f64());
             let channel = (i - last) % self.channels;
             self.sums[channel] += u;
             self.sums[self.channels + channel] += u * (x - self.mean[i - last].to_f64());
@@ -395,13 +375,12 @@ struct BlockAffine<'a, T> {
     map: &'a Affine<T>,
     operands: Operands<'a, T>,
     out: &'a mut [T],
-    masked_u: Option<&'a mut [T]>,
 }
 
 impl<T: Real> Task<T> for BlockAffine<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { map, operands: o, out, mut masked_u } = self;
+        let Self { map, operands: o, out } = self;
         let columns = map.a.len();
         let len = out.len();
         let out = out.as_mut_ptr();
@@ -416,13 +395,7 @@ impl<T: Real> Task<T> for BlockAffine<'_, T> {
                 unsafe {
                     let coefficient = |s: &[T]| V::load_up_to(s.as_ptr().add(column), lanes);
                     let operand = |s: &[T]| V::load_up_to(s.as_ptr().add(i), lanes);
-                    let mut u = operand(o.u);
-                    if let Some(gate) = o.u_gate {
-                        u = u.where_positive(operand(gate));
-                    }
-                    if let Some(masked_u) = masked_u.as_deref_mut() {
-                        u.store_up_to(masked_u.as_mut_ptr().add(i), lanes);
-                    }
+                    let u = operand(o.u);
                     let mut value = u.mul_add(coefficient(&map.a), coefficient(&map.c));
                     if let Some(x) = o.x {
                         let centred = operand(x).sub(coefficient(&map.mean));

@@ -8,13 +8,15 @@
 //! per channel. This file holds the formulas, [`columns`] the loops.
 
 mod columns;
+mod gradient;
 mod in_place;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::in_place::Normalisation;
 
-use self::columns::{Affine, Operands, affine, column_moments, column_sums};
+use self::columns::{Affine, Operands, affine, column_moments, column_sums, fold};
+use self::gradient::{ReluInput, Terms, input_gradient};
 use super::simd::Real;
 use super::workspace::Workspace;
 use crate::Kernel;
@@ -77,32 +79,46 @@ pub(crate) fn batch_norm_forward<T: Real>(
     forward_with(Kernel::current(), x, channels, scale, shift, residual, relu, y);
 }
 
+/// Where the ReLU behind a normalisation was open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Relu<'a, T> {
+    /// There was none.
+    None,
+    /// Where its output is above zero.
+    Output(&'a [T]),
+    /// Where its input is, which was `x · scale + shift`: nothing was added to it.
+    Input {
+        /// `[C]`
+        scale: &'a [T],
+        /// `[C]`
+        shift: &'a [T],
+    },
+}
+
 /// Gradient of batch normalisation with optional ReLU and residual.
 ///
 /// ```text
-/// g = dy ⊙ 1[y > 0]  (or dy, without ReLU)
+/// g = dy ⊙ 1[ReLU was open]
 /// dβ = Σ g        dγ = Σ g x̂        d_residual = g
 /// dx = γ s (g − dβ/M − x̂ dγ/M)  with the batch's statistics,   γ s g  with fixed ones
 /// ```
-/// `y` is the output after ReLU, given exactly when there was a ReLU. Writes
-/// all its outputs.
+/// `dy` becomes dx if there is no `dx`; otherwise it becomes g, unless ReLU is given by
+/// its input. This is bound by memory: results take the place of what was just read.
 ///
 /// # Shapes
-/// `x`, `y`, `dy`, `dx`, `d_residual`: `[M, C]`; `dgamma`, `dbeta`: `[C]`.
+/// `x`, `dy`, `dx`, a ReLU's output: `[M, C]`; `dgamma`, `dbeta`: `[C]`.
 #[allow(clippy::too_many_arguments, reason = "what the layer read and what it owes")]
 pub(crate) fn batch_norm_backward<T: Real>(
     bn: &BatchNorm<'_, T>,
     x: &[T],
-    y: Option<&[T]>,
-    dy: &[T],
+    relu: Relu<'_, T>,
+    dy: &mut [T],
     dgamma: &mut [T],
     dbeta: &mut [T],
-    dx: &mut [T],
-    d_residual: Option<&mut [T]>,
+    dx: Option<&mut [T]>,
     ws: &mut Workspace<T>,
 ) {
-    let kernel = Kernel::current();
-    backward_with(kernel, bn, x, y, dy, dgamma, dbeta, dx, d_residual, ws);
+    backward_with(Kernel::current(), bn, x, relu, dy, dgamma, dbeta, dx, ws);
 }
 
 /// Tangent of batch normalisation with optional ReLU and residual.
@@ -144,8 +160,8 @@ fn forward_with<T: Real>(
     y: &mut [T],
 ) {
     let map = Affine::new(channels, |i| [scale[i], T::ZERO, T::ZERO, shift[i]]);
-    let operands = Operands { u: x, x: None, u_gate: None, residual, out_gate: None, relu };
-    affine(kernel, &map, &operands, y, None);
+    let operands = Operands { u: x, x: None, residual, out_gate: None, relu };
+    affine(kernel, &map, &operands, y);
 }
 
 #[allow(clippy::too_many_arguments, reason = "as `batch_norm_backward`")]
@@ -153,18 +169,31 @@ fn backward_with<T: Real>(
     kernel: Kernel,
     bn: &BatchNorm<'_, T>,
     x: &[T],
-    y: Option<&[T]>,
-    dy: &[T],
+    relu: Relu<'_, T>,
+    dy: &mut [T],
     dgamma: &mut [T],
     dbeta: &mut [T],
-    dx: &mut [T],
-    d_residual: Option<&mut [T]>,
+    dx: Option<&mut [T]>,
     ws: &mut Workspace<T>,
 ) {
     let channels = bn.mean.len();
     let rows = (x.len() / channels) as f64;
     let through_statistics = bn.statistics == Statistics::Batch;
-    let sums = column_sums(kernel, dy, y, x, bn.mean, &mut ws.sums);
+    let (scale, shift);
+    let (terms, relu) = match relu {
+        Relu::None => (Terms::All(dy), None),
+        Relu::Output(y) => {
+            assert_eq!(y.len(), dy.len(), "batch_norm: ReLU's output must have dy's shape");
+            (Terms::WhereOutput { u: dy, y }, None)
+        }
+        Relu::Input { scale: of_scale, shift: of_shift } => {
+            scale = of_scale.repeat(fold(channels));
+            shift = of_shift.repeat(fold(channels));
+            let relu = ReluInput { scale: &scale, shift: &shift };
+            (Terms::WhereInput { u: dy, relu }, Some(relu))
+        }
+    };
+    let sums = column_sums(kernel, terms, x, bn.mean, &mut ws.sums);
     let map = Affine::new(channels, |i| {
         let (sum, product) = (sums[i], sums[channels + i]);
         let inv_std = bn.inv_std[i].to_f64();
@@ -177,9 +206,7 @@ fn backward_with<T: Real>(
         dbeta[i] = T::from_f64(sums[i]);
         dgamma[i] = T::from_f64(sums[channels + i] * bn.inv_std[i].to_f64());
     }
-    let x = through_statistics.then_some(x);
-    let operands = Operands { u: dy, x, u_gate: y, residual: None, out_gate: None, relu: false };
-    affine(kernel, &map, &operands, dx, d_residual);
+    input_gradient(kernel, &map, x, through_statistics, relu, dy, dx);
 }
 
 #[allow(clippy::too_many_arguments, reason = "as `batch_norm_tangent`")]
@@ -198,7 +225,7 @@ fn tangent_with<T: Real>(
     let channels = bn.mean.len();
     let rows = (x.len() / channels) as f64;
     let sums = match bn.statistics {
-        Statistics::Batch => Some(column_sums(kernel, x_dot, None, x, bn.mean, &mut ws.sums)),
+        Statistics::Batch => Some(column_sums(kernel, Terms::All(x_dot), x, bn.mean, &mut ws.sums)),
         Statistics::Fixed => None,
     };
     let map = Affine::new(channels, |i| {
@@ -209,13 +236,7 @@ fn tangent_with<T: Real>(
         let c = beta_dot[i].to_f64() - a * sum / rows;
         [a, b, bn.mean[i].to_f64(), c].map(T::from_f64)
     });
-    let operands = Operands {
-        u: x_dot,
-        x: Some(x),
-        u_gate: None,
-        residual: residual_dot,
-        out_gate: y,
-        relu: false,
-    };
-    affine(kernel, &map, &operands, y_dot, None);
+    let operands =
+        Operands { u: x_dot, x: Some(x), residual: residual_dot, out_gate: y, relu: false };
+    affine(kernel, &map, &operands, y_dot);
 }

@@ -114,23 +114,39 @@ fn check<T: Real>(kernel: Kernel, (rows, channels): (usize, usize), tolerance: f
             let mean_g = layer.column_means(|i| g[i]);
             let mean_gx = layer.column_means(|i| g[i] * normal[i]);
             let (mut dgamma, mut dbeta) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
-            let (mut dx, mut d_residual) = (vec![T::ZERO; n], vec![T::ZERO; n]);
+            let (mut dx, mut g_now) = (vec![T::ZERO; n], dy.clone());
+            let relu_now = gate.map_or(Relu::None, Relu::Output);
+            let dx_now = Some(&mut dx[..]);
             backward_with(
                 kernel,
                 &bn,
                 &layer.x,
-                gate,
-                &dy,
+                relu_now,
+                &mut g_now,
                 &mut dgamma,
                 &mut dbeta,
-                &mut dx,
-                Some(&mut d_residual),
+                dx_now,
                 &mut ws,
             );
+            let mut in_place = dy.clone();
+            let dummy = &mut vec![T::ZERO; channels];
+            let again = &mut dummy.clone();
+            backward_with(
+                kernel,
+                &bn,
+                &layer.x,
+                relu_now,
+                &mut in_place,
+                dummy,
+                again,
+                None,
+                &mut ws,
+            );
+            assert_eq!(in_place, dx, "{}", what("dx in the place of dy"));
             let total = |means: &[f64]| means.iter().map(|m| m * rows as f64).collect::<Vec<_>>();
             assert_close(&what("dbeta"), &dbeta, &total(&mean_g), tolerance);
             assert_close(&what("dgamma"), &dgamma, &total(&mean_gx), tolerance);
-            assert_close(&what("residual gradient"), &d_residual, &g, 0.0);
+            assert_close(&what("residual gradient"), &g_now, &g, 0.0);
             let expected: Vec<f64> = (0..n)
                 .map(|i| {
                     layer.gamma[c(i)].to_f64()
@@ -187,6 +203,33 @@ fn passes_equal_their_definition_in_f32_on_every_kernel() {
     }
 }
 
+/// Of the same bits, as nothing else would notice: a number that both count or none.
+#[test]
+fn relu_is_open_where_its_output_says_so_and_where_its_input_does() {
+    for kernel in Kernel::supported() {
+        for (rows, channels) in SHAPES {
+            let layer = Layer::<f32>::new(rows, channels);
+            let bn = layer.batch_norm(Statistics::Batch);
+            let scale: Vec<f32> = (0..channels).map(|i| bn.gamma[i] * bn.inv_std[i]).collect();
+            let shift: Vec<f32> =
+                (0..channels).map(|i| layer.beta[i] - bn.mean[i] * scale[i]).collect();
+            let mut y = vec![0.0; layer.x.len()];
+            forward_with(kernel, &layer.x, channels, &scale, &shift, None, true, &mut y);
+            let gradients = |relu| {
+                let mut ws = Workspace::default();
+                let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
+                let mut dx = layer.residual.clone();
+                let (dg, db) = (&mut dgamma, &mut dbeta);
+                backward_with(kernel, &bn, &layer.x, relu, &mut dx, dg, db, None, &mut ws);
+                (dgamma, dbeta, dx)
+            };
+            let by_output = gradients(Relu::Output(&y));
+            let by_input = gradients(Relu::Input { scale: &scale, shift: &shift });
+            assert_eq!(by_output, by_input, "{kernel:?} [{rows}, {channels}]");
+        }
+    }
+}
+
 /// The formulas above were derived by hand; this one needs no derivation.
 #[test]
 fn tangent_equals_central_differences() {
@@ -231,17 +274,17 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
                 let (mut a, mut b) = (zeros.clone(), zeros.clone());
                 column_moments(kernel, &layer.x, channels, &mut a, &mut b, &mut ws.sums);
                 let (mut dgamma, mut dbeta) = (zeros.clone(), zeros);
-                let mut dx = layer.x.clone();
+                let mut dx = layer.residual.clone();
                 let bn = layer.batch_norm(Statistics::Batch);
+                let relu = Relu::Input { scale: &layer.gamma, shift: &layer.beta };
                 backward_with(
                     kernel,
                     &bn,
                     &layer.x,
-                    None,
-                    &layer.residual,
+                    relu,
+                    &mut dx,
                     &mut dgamma,
                     &mut dbeta,
-                    &mut dx,
                     None,
                     &mut ws,
                 );
