@@ -3,9 +3,9 @@
 
 use rayon::prelude::*;
 
-use super::pack::{Columns, columns, pack_weights, pad_image};
+use super::pack::{Columns, PadPairs, columns, pack_weights, pad_image};
 use super::plan::{Pixel, Plan};
-use super::product::{Rows, Span, for_tile_of};
+use super::product::{Rows, Span, dispatch, for_tile_of, words_hold};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::{Workspace, at_least};
@@ -23,8 +23,9 @@ const DEPTH_PER_STEP: usize = 2304;
 
 /// `target (+)= correlation of source with w`, as `plan` says; `finish` is called
 /// with each part of the target when it is done, and the place of its first element.
+/// With PAIRS the factors are pairs of channels of the source, an even number of them.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
-pub(super) fn correlate<T: Real>(
+pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     plan: &Plan,
     source: &[T],
@@ -38,38 +39,44 @@ pub(super) fn correlate<T: Real>(
     let images = PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch / TASKS).max(1);
     let (packed, _, _, per_thread) = ws.parts();
     let (lanes, vectors) = T::tile_columns(kernel);
-    let packed = pack_weights(plan, w, lanes, vectors, packed);
-    let steps = steps(plan);
+    let packed = pack_weights::<T, PAIRS>(plan, w, lanes, vectors, packed);
+    let steps = steps(plan, words_hold::<PAIRS>());
+    assert!(plan.source.c.is_multiple_of(words_hold::<PAIRS>()), "conv2d: channels in pairs");
     target
         .par_chunks_mut(images * plan.target_len)
         .zip(source.par_chunks(images * plan.source.image_len()))
         .enumerate()
         .for_each(|(i, (target, source))| {
             let mut scratch;
-            let source = if plan.source.is_bare() {
+            let source = if plan.source.is_bare() && !PAIRS {
                 source
             } else {
                 scratch = per_thread.get();
                 let n = source.len() / plan.source.image_len();
-                let bordered = at_least(&mut scratch, n * plan.source.len());
-                for (image, to) in source
-                    .chunks_exact(plan.source.image_len())
-                    .zip(bordered.chunks_exact_mut(plan.source.len()))
+                let len = plan.source.len() / words_hold::<PAIRS>();
+                let bordered = at_least(&mut scratch, n * len);
+                for (image, to) in
+                    source.chunks_exact(plan.source.image_len()).zip(bordered.chunks_exact_mut(len))
                 {
-                    pad_image(&plan.source, image, to);
+                    if PAIRS {
+                        let task = PadPairs { frame: &plan.source, image, padded: to };
+                        T::dispatch_pairs(kernel, task);
+                    } else {
+                        pad_image(&plan.source, image, to);
+                    }
                 }
                 bordered
             };
-            T::dispatch(
-                kernel,
-                Images { plan, steps: &steps, packed, source, target: &mut *target, accumulate },
-            );
+            let task: Images<'_, T, PAIRS> =
+                Images { plan, steps: &steps, packed, source, target: &mut *target, accumulate };
+            dispatch::<T, PAIRS>(kernel, task);
             finish(i * images * plan.target_len, target);
         });
 }
 
-/// Every pass's runs, cut into steps of at most [`DEPTH_PER_STEP`].
-fn steps(plan: &Plan) -> Vec<Vec<Vec<Span>>> {
+/// Every pass's runs in words that hold `terms`, cut into steps of at most
+/// [`DEPTH_PER_STEP`].
+fn steps(plan: &Plan, terms: usize) -> Vec<Vec<Vec<Span>>> {
     plan.passes
         .iter()
         .map(|pass| {
@@ -77,7 +84,8 @@ fn steps(plan: &Plan) -> Vec<Vec<Vec<Span>>> {
             let mut step = Vec::new();
             let mut room = DEPTH_PER_STEP;
             for run in &pass.runs {
-                let (mut offset, mut left) = (run.offset, run.taps.len() * plan.source.c);
+                let (mut offset, mut left) =
+                    (run.offset / terms, run.taps.len() * plan.source.c / terms);
                 while left > 0 {
                     let len = left.min(room);
                     step.push(Span { offset, len });
@@ -97,7 +105,7 @@ fn steps(plan: &Plan) -> Vec<Vec<Vec<Span>>> {
 }
 
 /// A few images of the batch.
-struct Images<'a, T> {
+struct Images<'a, T, const PAIRS: bool> {
     plan: &'a Plan,
     steps: &'a [Vec<Vec<Span>>],
     packed: &'a [T],
@@ -106,13 +114,13 @@ struct Images<'a, T> {
     accumulate: bool,
 }
 
-impl<T: Real> Task<T> for Images<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Images<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { plan, packed, source, target, accumulate, .. } = self;
         let mut w = packed;
         for (pass, steps) in plan.passes.iter().zip(self.steps) {
-            let depth = pass.depth(plan.source.c);
+            let depth = pass.depth(plan.source.c) / words_hold::<PAIRS>();
             if depth == 0 {
                 if !accumulate {
                     for image in target.chunks_exact_mut(plan.target_len) {
@@ -138,7 +146,7 @@ impl<T: Real> Task<T> for Images<'_, T> {
                     };
                     macro_rules! run {
                         ($pixels:literal, $vectors:literal) => {
-                            sweep.run::<V, $pixels, $vectors>(target)
+                            sweep.run::<V, PAIRS, $pixels, $vectors>(target)
                         };
                     }
                     // SAFETY: the caller's promise; the plan's offsets stay
@@ -168,7 +176,12 @@ impl<T: Real> Sweep<'_, T> {
     /// The CPU must have V's instructions; all offsets of pixels and spans must
     /// lie in source and target.
     #[inline(always)]
-    unsafe fn run<V: Simd<Scalar = T>, const PIXELS: usize, const VECTORS: usize>(
+    unsafe fn run<
+        V: Simd<Scalar = T>,
+        const PAIRS: bool,
+        const PIXELS: usize,
+        const VECTORS: usize,
+    >(
         &self,
         target: &mut [T],
     ) {
@@ -198,13 +211,14 @@ impl<T: Real> Sweep<'_, T> {
                 let pixel = self.pixels[next];
                 // SAFETY: the pixel lies inside its image, by the plan.
                 unsafe {
-                    x[i] = source.add(image * plan.source.len() + pixel.source);
+                    let at = image * plan.source.len() + pixel.source;
+                    x[i] = source.add(at / words_hold::<PAIRS>());
                     y[i] = to.add(image * plan.target_len + pixel.target + self.block.first);
                 }
             }
             // SAFETY: as above; w holds a row for every element of the spans. The
             // last vector of a pixel may be a part of one; packed rows are whole.
-            unsafe { rows.multiply::<V, false, PIXELS, VECTORS>(x, y) }
+            unsafe { rows.multiply::<V, PAIRS, PIXELS, VECTORS>(x, y) }
         }
     }
 }

@@ -16,6 +16,7 @@ mod weight;
 mod weight_tile;
 mod winograd;
 
+use self::correlate::correlate;
 use self::plan::Plan;
 use super::batch_norm::Normalisation;
 use super::simd::Real;
@@ -75,6 +76,14 @@ impl ConvShape {
             Precision::Bf16 => Terms::Pairs,
         };
         (T::HAS_FAST && winograd::pays(self)).then_some(terms)
+    }
+
+    /// The terms of a direct sum over the channels of a source.
+    fn direct<T: Real>(precision: Precision, channels: usize) -> Terms {
+        match precision {
+            Precision::Bf16 if T::HAS_FAST && channels.is_multiple_of(2) => Terms::Pairs,
+            _ => Terms::Whole,
+        }
     }
 
     fn check(&self, x: usize, w: usize, y: usize) {
@@ -146,7 +155,17 @@ fn forward_with<T: Real>(
     s.check(x.len(), w.len(), y.len());
     let kernel = Kernel::current();
     match s.winograd::<T>(precision) {
-        None => correlate::correlate(kernel, &Plan::forward(s), x, w, y, accumulate, finish, ws),
+        None => {
+            let plan = Plan::forward(s);
+            match ConvShape::direct::<T>(precision, s.in_c) {
+                Terms::Whole => {
+                    correlate::<T, false>(kernel, &plan, x, w, y, accumulate, finish, ws);
+                }
+                Terms::Pairs => {
+                    correlate::<T, true>(kernel, &plan, x, w, y, accumulate, finish, ws);
+                }
+            }
+        }
         Some(Terms::Whole) => {
             winograd::forward::<T, false>(kernel, s, x, w, y, accumulate, finish, ws);
         }
@@ -178,7 +197,15 @@ pub(crate) fn conv2d_backward_data<T: Real>(
     match s.winograd::<T>(precision) {
         None => {
             let plan = Plan::backward_data(s);
-            correlate::correlate(kernel, &plan, dy, w, dx, accumulate, |_, _| {}, ws);
+            let finish = |_, _: &mut [T]| {};
+            match ConvShape::direct::<T>(precision, s.out_c) {
+                Terms::Whole => {
+                    correlate::<T, false>(kernel, &plan, dy, w, dx, accumulate, finish, ws);
+                }
+                Terms::Pairs => {
+                    correlate::<T, true>(kernel, &plan, dy, w, dx, accumulate, finish, ws);
+                }
+            }
         }
         Some(Terms::Whole) => {
             winograd::backward_data::<T, false>(kernel, s, dy, w, dx, accumulate, ws);

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::plan::{Frame, Plan};
-use crate::kernels::simd::Real;
+use super::product::words_hold;
+use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::at_least;
 
 /// Columns `first..first + width` of the target channels, `width` ≤ the tile's;
@@ -29,8 +30,8 @@ pub(super) fn columns(
 }
 
 /// Writes the weights of every pass as `[pass][columns][depth][padded]`, zeros
-/// where a column has no channel.
-pub(super) fn pack_weights<'b, T: Real>(
+/// where a column has no channel. With PAIRS a row is two channels of the source.
+pub(super) fn pack_weights<'b, T: Real, const PAIRS: bool>(
     plan: &Plan,
     w: &[T],
     lanes: usize,
@@ -40,7 +41,8 @@ pub(super) fn pack_weights<'b, T: Real>(
     let c = plan.source.c;
     let padded_c = plan.target_c.next_multiple_of(lanes);
     let taps: usize = plan.passes.iter().flat_map(|p| &p.runs).map(|r| r.taps.len()).sum();
-    let packed = at_least(packed, taps * c * padded_c);
+    let rows = c / words_hold::<PAIRS>();
+    let packed = at_least(packed, taps * rows * padded_c);
 
     // One job for each tap of each block of columns: where it goes, which tap.
     let mut jobs = Vec::new();
@@ -48,7 +50,7 @@ pub(super) fn pack_weights<'b, T: Real>(
     for pass in &plan.passes {
         for block in columns(plan.target_c, lanes, max_vectors) {
             for &tap in pass.runs.iter().flat_map(|run| &run.taps) {
-                let (rows, tail) = rest.split_at_mut(c * block.padded);
+                let (rows, tail) = rest.split_at_mut(rows * block.padded);
                 jobs.push((rows, tap, block));
                 rest = tail;
             }
@@ -59,7 +61,8 @@ pub(super) fn pack_weights<'b, T: Real>(
         for (k, row) in rows.chunks_exact_mut(block.padded).enumerate() {
             let (values, zeros) = row.split_at_mut(block.width);
             for (n, value) in values.iter_mut().enumerate() {
-                *value = w[k * plan.k_stride + (block.first + n) * plan.n_stride];
+                let at = |k: usize| w[k * plan.k_stride + (block.first + n) * plan.n_stride];
+                *value = if PAIRS { T::pair(at(2 * k), at(2 * k + 1)) } else { at(k) };
             }
             zeros.fill(T::ZERO);
         }
@@ -78,5 +81,41 @@ pub(super) fn pad_image<T: Real>(frame: &Frame, image: &[T], padded: &mut [T]) {
         to[..frame.left * c].fill(T::ZERO);
         to[frame.left * c..][..frame.w * c].copy_from_slice(from);
         to[(frame.left + frame.w) * c..].fill(T::ZERO);
+    }
+}
+
+/// Writes an image with its zero border, neighbouring channels as pairs.
+pub(super) struct PadPairs<'a, T> {
+    pub(super) frame: &'a Frame,
+    pub(super) image: &'a [T],
+    pub(super) padded: &'a mut [T],
+}
+
+impl<T: Real> Task<T> for PadPairs<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        let Self { frame, image, padded } = self;
+        let [row_len, line, left] =
+            [frame.row_len(), frame.w * frame.c, frame.left * frame.c].map(|terms| terms / 2);
+        let (top, rest) = padded.split_at_mut(frame.top * row_len);
+        let (middle, bottom) = rest.split_at_mut(frame.h * row_len);
+        top.fill(T::ZERO);
+        bottom.fill(T::ZERO);
+        for (to, from) in middle.chunks_exact_mut(row_len).zip(image.chunks_exact(2 * line)) {
+            to[..left].fill(T::ZERO);
+            to[left + line..].fill(T::ZERO);
+            let to = &mut to[left..][..line];
+            let mut i = 0;
+            while i + V::LANES <= from.len() {
+                // SAFETY: the caller's promise; a vector from i on, and half as
+                // many words, exist.
+                unsafe { V::load(from.as_ptr().add(i)).store_pairs(to.as_mut_ptr().add(i / 2)) }
+                i += V::LANES;
+            }
+            for (to, from) in to[i / 2..].iter_mut().zip(from[i..].as_chunks().0) {
+                let &[even, odd] = from;
+                *to = T::pair(even, odd);
+            }
+        }
     }
 }

@@ -1,6 +1,22 @@
 //! The innermost loop of correlations: a tile of a matrix product in registers.
 
-use crate::kernels::simd::Simd;
+use crate::Kernel;
+use crate::kernels::simd::{Real, Simd, Task};
+
+/// Words that hold `terms` terms of a sum.
+pub(super) const fn words<const PAIRS: bool>(terms: usize) -> usize {
+    if PAIRS { terms.div_ceil(2) } else { terms }
+}
+
+/// Terms that a word holds.
+pub(super) const fn words_hold<const PAIRS: bool>() -> usize {
+    if PAIRS { 2 } else { 1 }
+}
+
+/// Runs a task that multiplies words.
+pub(super) fn dispatch<T: Real, const PAIRS: bool>(kernel: Kernel, task: impl Task<T>) {
+    if PAIRS { T::dispatch_pairs(kernel, task) } else { T::dispatch(kernel, task) }
+}
 
 /// Source elements that are read together: `len` from `offset` on.
 #[derive(Clone, Copy, Debug)]

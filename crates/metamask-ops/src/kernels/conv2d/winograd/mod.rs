@@ -28,8 +28,9 @@ use self::grid::Grid;
 use self::transform::POINTS;
 use self::weights::{transform_weights, turned};
 use super::ConvShape;
+use super::product::{dispatch, words, words_hold};
 use crate::Kernel;
-use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::simd::{Real, Simd};
 use crate::kernels::workspace::{PerThread, Workspace};
 
 /// Products of channels from which on the weights are transformed line by line.
@@ -54,16 +55,6 @@ pub(super) fn pays(s: &ConvShape) -> bool {
     winograd * 5 < direct * 4
 }
 
-/// Words that hold `terms` terms of a sum.
-const fn words<const PAIRS: bool>(terms: usize) -> usize {
-    if PAIRS { terms.div_ceil(2) } else { terms }
-}
-
-/// Terms that a word holds.
-const fn words_hold<const PAIRS: bool>() -> usize {
-    if PAIRS { 2 } else { 1 }
-}
-
 /// Stores the first terms, or both as pairs, at N points, each `stride` behind the last.
 ///
 /// # Safety
@@ -82,10 +73,6 @@ unsafe fn store_words<V: Simd, const PAIRS: bool, const N: usize>(
             word.store(to.add(point * stride));
         }
     }
-}
-
-fn dispatch<T: Real, const PAIRS: bool>(kernel: Kernel, task: impl Task<T>) {
-    if PAIRS { T::dispatch_pairs(kernel, task) } else { T::dispatch(kernel, task) }
 }
 
 /// As `conv2d_forward`; `finish` as in the direct correlation.
