@@ -19,6 +19,7 @@ mod normalize;
 mod parameters;
 mod peak;
 mod precision;
+mod softmax_regression;
 
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
@@ -34,6 +35,7 @@ pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
 pub use peak::{copy, multiply_adds};
 pub use precision::Precision;
+pub use softmax_regression::{LossAndGradient, softmax_regression};
 
 /// Which statistics batch normalisation uses, and whether it updates the
 /// running ones. Passes of the meta step take `BatchOnly`: they must leave no

@@ -17,6 +17,7 @@ mod peak;
 mod pool;
 mod shared;
 mod simd;
+mod softmax_regression;
 #[cfg(test)]
 mod testing;
 mod workspace;
@@ -37,4 +38,5 @@ pub(crate) use pool::{
     global_avg_pool_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent,
 };
 pub(crate) use simd::Real;
+pub(crate) use softmax_regression::{RegressionSums, SoftmaxRegression};
 pub(crate) use workspace::Workspace;
