@@ -19,6 +19,7 @@ mod normalize;
 mod parameters;
 mod peak;
 mod precision;
+mod products;
 mod softmax_regression;
 
 pub use differentiable::{Differentiable, Dual};
@@ -35,6 +36,7 @@ pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
 pub use peak::{copy, multiply_adds};
 pub use precision::Precision;
+pub use products::visit_products;
 pub use softmax_regression::{LossAndGradient, softmax_regression};
 
 /// Which statistics batch normalisation uses, and whether it updates the

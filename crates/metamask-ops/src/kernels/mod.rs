@@ -15,6 +15,7 @@ mod elementwise;
 mod linear;
 mod peak;
 mod pool;
+mod product;
 mod shared;
 mod simd;
 mod softmax_regression;
@@ -37,6 +38,7 @@ pub(crate) use pool::{
     PoolShape, avg_pool2d_backward, avg_pool2d_forward, global_avg_pool_backward,
     global_avg_pool_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent,
 };
+pub(crate) use product::visit_products;
 pub(crate) use simd::Real;
 pub(crate) use softmax_regression::{RegressionSums, SoftmaxRegression};
 pub(crate) use workspace::Workspace;
