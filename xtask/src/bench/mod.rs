@@ -178,6 +178,9 @@ fn their_command(theirs: &Theirs, python: &Path) -> Command {
     command.arg(format!("xtask/bench/{}", theirs.script));
     command.args(theirs.arguments.split_whitespace()).args(["--threads", THREADS]);
     command.envs(theirs.environment.iter().copied());
+    // Set on some machines to keep OpenBLAS to an older processor's kernels: FAISS
+    // multiplies with OpenBLAS and is to be as fast as it can.
+    command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
     command
 }
 
