@@ -4,7 +4,9 @@
 //! A standardised probe sees what a feature *contains*, not how loud it is: a
 //! mask that only rescales dimensions cannot change it.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Storage, Tensor, WithDType, bail};
+use metamask_ops::{LossAndGradient, softmax_regression};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{check_labels, checked_features};
@@ -73,7 +75,10 @@ impl LinearProbe {
         check_labels("linear_probe", labels, n, n_classes)?;
         self.check()?;
 
-        let (mean, inverse_std) = standardisation(&features)?;
+        let (mean, inverse_std) = match features.dtype() {
+            DType::F64 => standardisation::<f64>(&features)?,
+            _ => standardisation::<f32>(&features)?,
+        };
         let x = standardised(&features, &mean, &inverse_std)?;
         drop(features);
         let objective = Objective { x, labels, n_classes, penalty: self.penalty };
@@ -136,15 +141,57 @@ impl LinearClassifier {
     }
 }
 
-/// Mean and 1 / std (over n) of each dimension, both `[1, dim]`.
-fn standardisation(features: &Tensor) -> Result<(Tensor, Tensor)> {
-    let mean = features.mean_keepdim(0)?;
-    let std = features.broadcast_sub(&mean)?.sqr()?.mean_keepdim(0)?.sqrt()?;
+/// Mean and 1 / std (over n) of each dimension of features in T, both `[1, dim]`.
+fn standardisation<T: WithDType>(features: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (n, dim) = features.dims2()?;
+    let divided = |sums: Vec<f64>| sums.into_iter().map(|sum| sum / n as f64).collect::<Vec<_>>();
+    let mean = divided(sums_over_rows::<T>(features, |_, x| x)?);
+    let deviation = |d: usize, x: f64| x - mean[d];
+    let variance = divided(sums_over_rows::<T>(features, |d, x| deviation(d, x).powi(2))?);
     // A std this far below the values is rounding, not variation.
     let epsilon = if features.dtype() == DType::F64 { 1e-12 } else { 1e-5 };
-    let varies = std.gt(&mean.abs()?.affine(epsilon, f64::from(f32::MIN_POSITIVE))?)?;
-    let inverse_std = varies.where_cond(&std.recip()?, &std.zeros_like()?)?;
-    Ok((mean, inverse_std))
+    let inverse_std: Vec<f64> = variance
+        .iter()
+        .zip(&mean)
+        .map(|(variance, mean)| {
+            let std = variance.sqrt();
+            let varies = std > epsilon * mean.abs() + f64::from(f32::MIN_POSITIVE);
+            if varies { 1.0 / std } else { 0.0 }
+        })
+        .collect();
+    let row = |values| Tensor::from_vec(values, (1, dim), &Device::Cpu)?.to_dtype(T::DTYPE);
+    Ok((row(mean)?, row(inverse_std)?))
+}
+
+/// Sum over rows of `term(dimension, value)`, in fixed blocks of rows, then block by block.
+fn sums_over_rows<T: WithDType>(
+    features: &Tensor,
+    term: impl Fn(usize, f64) -> f64 + Sync,
+) -> Result<Vec<f64>> {
+    const ROWS: usize = 256;
+    let dim = features.dim(1)?;
+    let (storage, layout) = features.storage_and_layout();
+    let (Storage::Cpu(values), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
+        unreachable!("`checked_features` makes them so");
+    };
+    let blocks: Vec<Vec<f64>> = values.as_slice::<T>()?[start..end]
+        .par_chunks(ROWS * dim)
+        .map(|rows| {
+            let mut sums = vec![0.0; dim];
+            for row in rows.chunks_exact(dim) {
+                for (d, (sum, value)) in sums.iter_mut().zip(row).enumerate() {
+                    *sum += term(d, value.to_f64());
+                }
+            }
+            sums
+        })
+        .collect();
+    let mut sums = vec![0.0; dim];
+    for block in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, of_block)| *sum += of_block);
+    }
+    Ok(sums)
 }
 
 fn standardised(features: &Tensor, mean: &Tensor, inverse_std: &Tensor) -> Result<Tensor> {
@@ -169,33 +216,12 @@ struct Objective<'a> {
 
 impl Objective<'_> {
     fn value_and_gradient(&self, point: &[f64]) -> Result<(f64, Vec<f64>)> {
-        let (n, dim) = self.x.dims2()?;
-        let (weight, bias) = point.split_at(self.n_classes * dim);
-        let scores = scores(&self.x, weight, bias)?; // [N, C]
-        let mut rows = scores.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-
-        // Turns every row of scores into (softmax − onehot) / n, the gradient of
-        // the mean cross-entropy by the scores, and sums that over rows for b.
-        let mut loss = 0.0;
-        let mut bias_gradient = vec![0.0; self.n_classes];
-        for (row, &label) in rows.chunks_exact_mut(self.n_classes).zip(self.labels) {
-            let highest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let label_score = row[label as usize];
-            row.iter_mut().for_each(|score| *score = (*score - highest).exp());
-            let sum: f64 = row.iter().sum();
-            loss += sum.ln() + highest - label_score;
-            row.iter_mut().for_each(|weight| *weight /= sum * n as f64);
-            row[label as usize] -= 1.0 / n as f64;
-            bias_gradient.iter_mut().zip(row.iter()).for_each(|(total, g)| *total += g);
-        }
-
-        let residual = Tensor::from_vec(rows, (n, self.n_classes), &Device::Cpu)?;
-        let weight_gradient = residual.to_dtype(self.x.dtype())?.t()?.matmul(&self.x)?; // [C, D]
-        let mut gradient = weight_gradient.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let (weight, bias) = point.split_at(self.n_classes * self.x.dim(1)?);
+        let LossAndGradient { loss, weight: mut gradient, bias: bias_gradient } =
+            softmax_regression(&self.x, self.labels, weight, bias)?;
         gradient.iter_mut().zip(weight).for_each(|(g, w)| *g += self.penalty * w);
         gradient.extend(bias_gradient);
-        let value = loss / n as f64 + 0.5 * self.penalty * dot(weight, weight);
-        Ok((value, gradient))
+        Ok((loss + 0.5 * self.penalty * dot(weight, weight), gradient))
     }
 }
 
