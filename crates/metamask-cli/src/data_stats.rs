@@ -86,10 +86,10 @@ fn of(set: &Dataset, folder: Option<FolderSizes>) -> anyhow::Result<Stats> {
 /// Mean and standard deviation of each channel, in 0..1, over all pixels.
 fn mean_and_std(images: &Images) -> ([f64; 3], [f64; 3]) {
     let mut counts = [[0u64; 256]; 3];
-    for pixel in images.bytes().chunks_exact(3) {
+    for pixel in images.blocks().flat_map(|block| block.chunks_exact(3)) {
         (0..3).for_each(|c| counts[c][usize::from(pixel[c])] += 1);
     }
-    let n = (images.bytes().len() / 3) as f64;
+    let n = (images.len() * images.height() * images.width()) as f64;
     let moments = counts.map(|counts| {
         let sum = |power: i32| {
             let terms = counts.iter().enumerate();

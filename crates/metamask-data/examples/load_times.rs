@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::Context;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use image::{ImageFormat, RgbImage};
+use image::{DynamicImage, ImageFormat, RgbImage};
 use metamask_data::{LoadOptions, Places, load};
 
 /// A layout: its name, the data set it is loaded as, and how it is written.
@@ -264,7 +264,8 @@ fn stl10_archive(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ten classes of JPEG, PNG and WebP files between 40 and 100 pixels.
+/// Ten classes of JPEG, PNG and WebP files between 40 and 100 pixels: some of the JPEGs
+/// grey, some of the PNGs with alpha or of 16 bits.
 fn mixed_folder(dir: &Path) -> anyhow::Result<()> {
     let mut noise = Noise(5);
     for i in 0..100_000u32 {
@@ -273,11 +274,14 @@ fn mixed_folder(dir: &Path) -> anyhow::Result<()> {
             fs::create_dir_all(&folder)?;
         }
         let (width, height) = (40 + i % 61, 40 + i / 7 % 61);
-        let picture = noise.picture(width, height);
-        let (ending, format) = match i % 20 {
-            0 => ("webp", ImageFormat::WebP),
-            1..=5 => ("png", ImageFormat::Png),
-            _ => ("jpg", ImageFormat::Jpeg),
+        let picture = DynamicImage::from(noise.picture(width, height));
+        let (ending, format, picture) = match i % 20 {
+            0 => ("webp", ImageFormat::WebP, picture),
+            1..=3 => ("png", ImageFormat::Png, picture),
+            4 => ("png", ImageFormat::Png, picture.to_rgba8().into()),
+            5 => ("png", ImageFormat::Png, picture.to_luma16().into()),
+            6 | 7 => ("jpg", ImageFormat::Jpeg, picture.to_luma8().into()),
+            _ => ("jpg", ImageFormat::Jpeg, picture),
         };
         picture.save_with_format(folder.join(format!("{i}.{ending}")), format)?;
     }

@@ -88,6 +88,29 @@ impl Images {
         &self.bytes[(self.first + index) * size..][..size]
     }
 
+    /// Every image in its turn, in blocks that are looked at once: [`Self::looked_at`]
+    /// is told of each.
+    pub fn blocks(&self) -> impl Iterator<Item = &[u8]> {
+        const BLOCK: usize = 8 << 20;
+        let size = self.image_size();
+        let n = (BLOCK / size).max(1);
+        (0..self.n).step_by(n).map(move |first| {
+            if first > 0 {
+                self.looked_at(n); // the block before
+            }
+            &self.bytes()[first * size..(first + n).min(self.n) * size]
+        })
+    }
+
+    /// Says that so many images have been looked at, of any index. Mapped ones then go
+    /// out of this process's memory now and then, so that a pass over a set takes little
+    /// of it; they can be looked at again like any other.
+    pub fn looked_at(&self, n_images: usize) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            map.looked_at(n_images * self.image_size());
+        }
+    }
+
     /// A run of the images; shares the bytes.
     ///
     /// # Panics
@@ -159,6 +182,17 @@ mod tests {
         let images = Images::new(bytes, 1, 1).unwrap().slice(2..9).slice(1..3);
         assert_eq!(images.bytes(), [3, 3, 3, 4, 4, 4]);
         assert!(images.slice(2..2).is_empty());
+    }
+
+    #[test]
+    fn blocks_are_all_images_in_order() {
+        // An image has 3 MiB, so a block has two.
+        let bytes: Vec<u8> = (0..5).flat_map(|i| vec![i; 3 << 20]).collect();
+        let images = Images::new(bytes, 1024, 1024).unwrap().slice(1..4);
+        let firsts = |block: &[u8]| block.iter().copied().step_by(3 << 20).collect::<Vec<u8>>();
+        let blocks: Vec<_> = images.blocks().map(firsts).collect();
+        assert_eq!(blocks, [vec![1, 2], vec![3]]);
+        assert_eq!(images.slice(0..0).blocks().count(), 0);
     }
 
     #[test]

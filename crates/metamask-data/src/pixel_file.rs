@@ -12,8 +12,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -76,13 +77,39 @@ impl Index {
 pub(crate) struct Map {
     map: Mmap,
     end: usize,
+    /// Bytes that were looked at since the last were given back.
+    looked_at: AtomicUsize,
 }
+
+/// Bytes of a map that count as this process's memory, about: the system brings in
+/// what lies beside a byte that is looked at as well.
+const KEPT: usize = 32 << 20;
 
 impl Map {
     /// The images.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map[MAGIC.len()..self.end]
     }
+
+    /// Counts bytes that were looked at; now and then the whole map's memory goes
+    /// back to the system, which keeps the file in its cache while it has room.
+    pub(crate) fn looked_at(&self, n_bytes: usize) {
+        if self.looked_at.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes >= KEPT {
+            self.looked_at.store(0, Ordering::Relaxed);
+            give_back(&self.map);
+        }
+    }
+}
+
+/// Takes a map's pages out of this process's memory.
+#[allow(unsafe_code)]
+fn give_back(map: &Mmap) {
+    // SAFETY: the map is of a file and only read, so there is nothing in it that is not
+    // in the file: a page that is looked at again, by whichever thread, comes from there
+    // with the same bytes.
+    let advised = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    // A system that does not follow the advice only keeps the memory longer.
+    let _ = advised;
 }
 
 /// A pixel file that is being written. Threads may write images at once.
@@ -249,7 +276,11 @@ impl PixelFile {
         if index.image_size() == 0 || n_bytes.map(|n| (n + MAGIC.len()) as u64) != Some(start) {
             return Ok(None);
         }
-        let map = Arc::new(Map { map: map(file).map_err(failed)?, end: start as usize });
+        let map = Arc::new(Map {
+            map: map(file).map_err(failed)?,
+            end: start as usize,
+            looked_at: AtomicUsize::new(0),
+        });
         let images = Images::mapped(map, index.height, index.width).expect("sizes agree");
         Ok(Some(Self { index, images }))
     }
@@ -298,6 +329,31 @@ mod tests {
         assert!(is_intact(&opened));
         assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1, "no partial file");
         assert_eq!(write(None).images, opened.images);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_when_it_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("a.pixels");
+        let writer = PixelWriter::new(Some(folder.path()), (64, 64)).unwrap();
+        // 74 MB, so that it goes back twice on the way.
+        let n = 6_000;
+        let image = |i: usize| vec![(i % 251) as u8; 64 * 64 * 3];
+        (0..n).for_each(|i| writer.write(i, &image(i)).unwrap());
+        let index = Index { height: 64, width: 64, unlabelled: n, ..Index::default() };
+        let images = writer.finish(index, Some(&place)).unwrap().images;
+        let resident = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("RssFile:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+        };
+        let before = resident();
+        for i in (0..n).chain(0..n) {
+            assert_eq!(images.image(i), image(i), "image {i}");
+            images.looked_at(1);
+            let more = resident().saturating_sub(before);
+            assert!(i % 100 > 0 || more < KEPT + (16 << 20), "{more} bytes at image {i}");
+        }
     }
 
     #[test]

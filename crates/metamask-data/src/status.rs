@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::digest::sha256;
+use sha2::{Digest, Sha256};
+
+use crate::digest::hex;
 use crate::error::DataError;
 use crate::load::{LoadOptions, pixels};
 use crate::manifest::Manifest;
@@ -65,7 +67,9 @@ pub fn verify(manifest: &Manifest, options: &LoadOptions) -> Result<Verified, Da
     let (_, notes) = source::verify(manifest, &options.places, origin, &found)?;
     let file = pixels(manifest, options)?;
     let index = &file.index;
-    let decoded = sha256(&[file.images.bytes()]);
+    let mut hash = Sha256::new();
+    file.images.blocks().for_each(|block| hash.update(block));
+    let decoded = hex(&hash.finalize());
     if decoded != index.pixels_sha256 {
         let place = options.places.decoded().unwrap_or_default();
         let error = DataError::hash(&place, &decoded, &index.pixels_sha256);

@@ -69,6 +69,10 @@ impl<E: Encoder + 'static> Encoder for FiniteDifferenceTangent<E> {
         self.encoder.watch(watcher);
     }
 
+    fn release_buffers(&self) {
+        self.encoder.release_buffers();
+    }
+
     /// The forward pass, and the difference as its tangent. θ must not be
     /// changed in place before the last tangent is taken.
     fn linearize(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Linearized> {

@@ -120,6 +120,10 @@ impl Encoder for GraphEncoder {
     fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
         self.network.set_watcher(watcher);
     }
+
+    fn release_buffers(&self) {
+        self.network.release_buffers();
+    }
 }
 
 impl Module for GraphEncoder {
@@ -195,6 +199,10 @@ macro_rules! encoder_by_graph {
 
             fn watch(&self, watcher: Option<std::sync::Arc<dyn metamask_ops::Watcher>>) {
                 self.0.watch(watcher);
+            }
+
+            fn release_buffers(&self) {
+                self.0.release_buffers();
             }
         }
 

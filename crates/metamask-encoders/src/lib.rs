@@ -75,6 +75,10 @@ pub trait Encoder: Send + Sync {
         let _ = watcher;
     }
 
+    /// Frees the buffers that wait for the next pass, such as before an evaluation. An
+    /// encoder of one's own that runs no [`metamask_ops::Network`] has none.
+    fn release_buffers(&self) {}
+
     /// The number of trained numbers.
     fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|group| group.var.elem_count()).sum()
@@ -104,6 +108,10 @@ impl<E: Encoder + ?Sized> Encoder for Box<E> {
 
     fn watch(&self, watcher: Option<Arc<dyn Watcher>>) {
         (**self).watch(watcher);
+    }
+
+    fn release_buffers(&self) {
+        (**self).release_buffers();
     }
 
     fn parameter_count(&self) -> usize {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use metamask_augment::{ImageBatch, evaluation, evaluation_views, to_tensor};
 use metamask_data::{Dataset, Images, Labelled, Places};
 use metamask_encoders::BatchStats;
@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
-    failure::{Code, Failure},
+    failure::Failure,
     fine_tune::{FineTune, Recipe, fine_tune},
     init,
     learner::Learner,
     observer::Observer,
     pretrain::Interrupted,
+    raw_pixels::RawPixels,
+    training_images::TrainingImages,
     unlabelled::{DimensionUse, evaluate_unlabelled},
 };
 
@@ -161,11 +163,7 @@ pub fn evaluate(
         return evaluate_unlabelled(evaluated, observer);
     }
     // No probe learns from an image that it is judged by.
-    let (train, n_left_out) = data.training_without_test_images();
-    if train.is_empty() {
-        let message = format!("{}: every training image is also a test image", data.name);
-        return Err(Failure::new(Code::Data, message).into());
-    }
+    let train = TrainingImages::of(data)?;
     let recipes = measures
         .iter()
         .filter_map(|measure| match measure {
@@ -178,13 +176,17 @@ pub fn evaluate(
         temperature: config.evaluation.knn_temperature,
     };
     let bench = Bench { evaluated, train: &train, measures, knn, recipes: &recipes };
+    let pixels = RawPixels::new(train.len() + data.test.len(), config.augmentation.size);
 
+    // Features come where training's tensors and buffers were.
+    learner.encoder.release_buffers();
+    metamask_ops::give_back_freed_memory();
     let mut rows = Vec::new();
     if bench.is_frozen() {
         begin(step, PIXELS, observer)?;
-        let size = config.augmentation.size;
-        let (train, test) = (pixels(&train, size)?, pixels(&data.test, size)?);
-        rows.push(bench.row(PIXELS, None, Some((&train, &test)), None, observer)?);
+        let of_train = pixels.of(&train.all.images, Some(&train.samples))?;
+        let of_test = pixels.of(&data.test.images, None)?;
+        rows.push(bench.row(PIXELS, None, Some((&of_train, &of_test)), None, observer)?);
     }
     for start in Start::of(config) {
         let name = start.name(config);
@@ -203,11 +205,12 @@ pub fn evaluate(
             Measure::Linear => Some(Protocol::LinearProbe(LinearProbe::default()).to_string()),
             Measure::FineTune(_) => None,
         })
-        .chain(recipes.iter().map(Recipe::to_string));
+        .chain(recipes.iter().map(Recipe::to_string))
+        .chain(pixels.protocol().filter(|_| bench.is_frozen()));
     Ok(Results {
         step,
         epoch,
-        split: split(config, data, &train, n_left_out),
+        split: split(config, data, &train),
         protocols: protocols.collect(),
         chance_percent: 100.0 / train.n_classes() as f64,
         rows,
@@ -303,8 +306,7 @@ impl Start {
 /// What every representation goes through.
 struct Bench<'a> {
     evaluated: &'a Evaluated<'a>,
-    /// The training images that are no test images.
-    train: &'a Labelled,
+    train: &'a TrainingImages<'a>,
     measures: &'a [Measure],
     knn: Knn,
     recipes: &'a [Recipe],
@@ -327,7 +329,8 @@ impl Bench<'_> {
         let features = match self.is_frozen() {
             true => {
                 let test = features_of(learner, &self.evaluated.data.test, size)?;
-                Some((features_of(learner, self.train, size)?, test))
+                let TrainingImages { all, samples, .. } = self.train;
+                Some((features_of_images(learner, &all.images, Some(samples), size)?, test))
             }
             false => None,
         };
@@ -369,7 +372,7 @@ impl Bench<'_> {
         let Some(learner) = learner else { return Ok(row) };
         for recipe in self.recipes {
             let start = (&*learner.encoder, mask);
-            let images = (self.train, &data.test);
+            let images = (self.train.all, &data.test);
             let accuracy_percent =
                 fine_tune(config, start, recipe, images, (name, step), observer)?;
             let (labels, images) = (recipe.labels, recipe.images.len());
@@ -379,13 +382,13 @@ impl Bench<'_> {
     }
 }
 
-fn split(config: &Config, data: &Dataset, train: &Labelled, n_left_out: usize) -> String {
+fn split(config: &Config, data: &Dataset, train: &TrainingImages<'_>) -> String {
     let (n_train, n_test, classes) = (train.len(), data.test.len(), train.n_classes());
     let test = match config.data.validation_images {
         0 => "test images".to_owned(),
         _ => "validation images (the last of the training set)".to_owned(),
     };
-    let left_out = match n_left_out {
+    let left_out = match train.n_left_out() {
         0 => String::new(),
         n => format!(" ({n} more equal a test image and are left out)"),
     };
@@ -421,12 +424,7 @@ pub fn features_of_images(
     in_batches(images, samples, size, |views| Ok(encode(views)?.detach()))
 }
 
-/// The pixels that the encoder sees, `[n, size · size · 3]`.
-fn pixels(images: &Labelled, size: usize) -> Result<Tensor> {
-    in_batches(&images.images, None, size, |views| views.flatten_from(1))
-}
-
-/// A function of images as evaluation sees them, all of them or some.
+/// A function of images as evaluation sees them, all of them or some, `[n, dim]`.
 pub(crate) fn in_batches(
     images: &Images,
     samples: Option<&[u32]>,
@@ -442,10 +440,21 @@ pub(crate) fn in_batches(
             &all
         }
     };
-    let pipeline = evaluation(size);
-    let parts = samples.chunks(BATCH).map(|samples| {
+    let (n, pipeline) = (samples.len(), evaluation(size));
+    // In its place at once: parts that are joined at the end would be there twice.
+    let mut all: Option<Tensor> = None;
+    for (i, samples) in samples.chunks(BATCH).enumerate() {
         let views = evaluation_views(&pipeline, batch, samples)?;
-        function(to_tensor(views, (size, size), &Device::Cpu)?)
-    });
-    Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
+        let part = function(to_tensor(views, (size, size), &Device::Cpu)?)?.contiguous()?;
+        images.looked_at(samples.len());
+        let all = match &all {
+            Some(all) => all,
+            None => all.insert(Tensor::zeros((n, part.dim(1)?), part.dtype(), &Device::Cpu)?),
+        };
+        all.slice_set(&part, 0, i * BATCH)?;
+    }
+    match all {
+        Some(all) => Ok(all),
+        None => bail!("evaluation: expected images, got none"),
+    }
 }

@@ -32,6 +32,7 @@ use crate::{
     named::{encoder_to_named, set_encoder},
     observer::Observer,
     pretrain::Interrupted,
+    training_images::TrainingImages,
 };
 
 /// What may be chosen about a fine-tuning; `None` is the default for that many labels.
@@ -63,7 +64,7 @@ pub struct Recipe {
     pub labels: f64,
     /// The labelled images, as rising indices into the training images.
     pub images: Vec<u32>,
-    /// All training images.
+    /// How many training images they were drawn from.
     pub n_train: usize,
     /// Passes over the labelled images.
     pub epochs: usize,
@@ -98,12 +99,16 @@ fn key(seed: u64, draw: Draw) -> Key {
 }
 
 impl Recipe {
-    /// Of a run's configuration, for training images of these labels.
+    /// Of a run's configuration, for these training images.
     ///
     /// # Errors
     /// With a [`Failure`] inside if a choice is out of range, or a batch would be
     /// smaller than two images.
-    pub fn new(config: &Config, train: &Labelled, wanted: FineTune) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: &Config,
+        train: &TrainingImages<'_>,
+        wanted: FineTune,
+    ) -> anyhow::Result<Self> {
         let refuse = |message: String| Failure::new(Code::Usage, format!("fine-tune: {message}"));
         let FineTune { labels, epochs, learning_rate, batch_size, seed } = wanted;
         if !(labels > 0.0 && labels <= 1.0) {
@@ -112,7 +117,8 @@ impl Recipe {
         }
         let seed = seed.unwrap_or(config.run.seed);
         let key = key(seed, Draw::Labels);
-        let images = label_subset(&train.labels, train.n_classes(), labels, key)?;
+        let chosen = label_subset(&train.labels, train.n_classes(), labels, key)?;
+        let images: Vec<u32> = chosen.iter().map(|&i| train.samples[i as usize]).collect();
         let n = images.len();
         let batch_size = batch_size.unwrap_or_else(|| (n / 8).clamp(8, 64).min(n));
         let epochs = epochs.unwrap_or(if labels < 0.05 { 60 } else { 30 });
@@ -303,6 +309,7 @@ pub(crate) fn fine_tune(
             }
             let pixels = views(&pipeline, images, samples, seed, epoch, VIEW)?;
             let pixels = to_tensor(pixels, (size, size), &Device::Cpu)?;
+            train.images.looked_at(samples.len());
             let labels: Vec<u32> = samples.iter().map(|&i| train.labels[i as usize]).collect();
             let (loss, gradient) = classifier.loss_and_gradient(&pixels, &labels)?;
             if !loss.is_finite() {
@@ -430,7 +437,7 @@ mod tests {
         let mask = (learner.mask.values()?.ones_like()? * 0.5)?;
         let before = encoder_to_named(&*learner.encoder)?;
         let wanted = FineTune { epochs: Some(20), ..FineTune::of_labels(0.5) };
-        let recipe = Recipe::new(&config, &data.train, wanted)?;
+        let recipe = Recipe::new(&config, &TrainingImages::of(&data)?, wanted)?;
         assert_eq!(recipe.images.len(), 400);
         let accuracy = |recipe: &Recipe| {
             let start = (&*learner.encoder, Some(&mask));
@@ -452,7 +459,8 @@ mod tests {
     #[test]
     fn every_choice_is_in_the_protocol_line_and_bad_ones_are_refused() -> anyhow::Result<()> {
         let some = LoadOptions { train: Some(400), test: Some(10), ..LoadOptions::default() };
-        let train = load(&DatasetSpec::GarmentsPlain, &some)?.train;
+        let data = load(&DatasetSpec::GarmentsPlain, &some)?;
+        let train = TrainingImages::of(&data)?;
         let config = config(&["augmentation.flip_probability=0", "run.seed=3"]);
         let recipe = |wanted| Recipe::new(&config, &train, wanted);
         let few = recipe(FineTune::of_labels(0.05))?.to_string();

@@ -27,6 +27,7 @@ use crate::{
     learner::Learner,
     machine,
     moment::Moment,
+    raw_pixels::RawPixels,
     views::{ViewStream, recipe},
 };
 
@@ -128,11 +129,12 @@ pub fn forecast(config: &Config, data: &Dataset) -> anyhow::Result<Forecast> {
         true => machine::peak_memory(),
         false => at_rest.zip(would_grow).map(|(rest, growth)| rest + growth),
     };
-    let pixels = (config.augmentation.size.pow(2) * 3) as f64;
-    let (n_train, n_test) = (data.train.len() as f64, data.test.len() as f64);
-    // Pixels of both splits, a copy of the training ones with unit rows or standardised,
+    // Features are there with the mask and without.
+    let widest = pixels_of(config, data).max(2 * learner.encoder.feature_dim());
+    let (n_train, n_test) = (data.train.len(), data.test.len());
+    // Those of both splits, a copy of the training ones with unit rows or standardised,
     // and one on the way there.
-    let evaluation_bytes = 4.0 * pixels * (3.0 * n_train + n_test);
+    let evaluation_bytes = 4 * widest * (3 * n_train + n_test);
     let evaluated = at_rest.map(|rest| rest + evaluation_bytes as u64);
     let steps = steps_per_epoch * config.training.epochs as u64;
     let (disk_bytes, disk_in_the_end_bytes) = disk_bytes(config, checkpoint_bytes, steps_per_epoch);
@@ -225,6 +227,12 @@ fn steps_of(
     })
 }
 
+/// Values of an image's pixels, as evaluation looks at them.
+fn pixels_of(config: &Config, data: &Dataset) -> usize {
+    let n_images = data.train.len() + data.test.len();
+    RawPixels::new(n_images, config.augmentation.size).side.pow(2) * 3
+}
+
 /// Images that evaluation encodes at a time.
 const ENCODED: usize = 256;
 
@@ -258,7 +266,7 @@ fn evaluation_s(
         return Ok(0.0);
     }
     let (n_train, n_test) = (data.train.len() as f64, data.test.len() as f64);
-    let pixels = config.augmentation.size.pow(2) * 3;
+    let pixels = pixels_of(config, data);
     let (queries, bank) = (128, 1024);
     let [a, b] = [queries, bank].map(|n| Tensor::ones((n, pixels), DType::F32, &Device::Cpu));
     let start = Instant::now();

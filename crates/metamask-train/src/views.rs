@@ -163,6 +163,7 @@ pub(crate) fn make(
     let batch = ImageBatch::new(images.bytes(), height, width)?;
     let size = recipe.output_size(height, width)?;
     let (a, b) = two_views(recipe, batch, samples, seed, epoch)?;
+    images.looked_at(samples.len());
     Ok([to_tensor(a, size, &Device::Cpu)?, to_tensor(b, size, &Device::Cpu)?])
 }
 
