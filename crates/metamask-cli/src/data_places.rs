@@ -46,7 +46,9 @@ fn hub_home() -> Option<PathBuf> {
 }
 
 fn hub_cache_dir() -> Option<PathBuf> {
-    variable("HF_HUB_CACHE").or_else(|| Some(hub_home()?.join("hub")))
+    variable("HF_HUB_CACHE")
+        .or_else(|| variable("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| Some(hub_home()?.join("hub")))
 }
 
 /// What `HF_ENDPOINT`, `HF_TOKEN` and the token's file say; `None` offline,
@@ -56,8 +58,8 @@ fn network(offline: bool) -> anyhow::Result<Option<metamask_data::hub::Network>>
     use metamask_data::hub::{ENDPOINT, Network, Secret};
     use metamask_train::Failure;
 
-    let asked = variable("HF_HUB_OFFLINE").is_some_and(|value| value != *"0");
-    if offline || asked {
+    let is_on = |name| variable(name).is_some_and(|value| value != *"0");
+    if offline || is_on("HF_HUB_OFFLINE") {
         return Ok(None);
     }
     let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());

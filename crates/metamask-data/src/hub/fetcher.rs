@@ -164,10 +164,11 @@ impl Fetcher {
             }
             if fruitless >= MAX_FRUITLESS {
                 let why = match outcome {
-                    Outcome::TryAgain(why) => format!(" ({why})"),
-                    Outcome::Cut => String::new(),
+                    Outcome::TryAgain(why) if have == 0 => why,
+                    Outcome::TryAgain(why) => format!("got {have} bytes, expected {total} ({why})"),
+                    Outcome::Cut => format!("got {have} bytes, expected {total}"),
                 };
-                let message = format!("{}: got {have} bytes, expected {total}{why}", shown(url));
+                let message = format!("{}: {why}", shown(url));
                 let error = DataError::download(message);
                 let help =
                     (have > 0).then(|| format!("{have} bytes are kept; the next fetch goes on"));

@@ -188,7 +188,10 @@ pub(crate) fn fetch_found(
     }
     let all: Vec<_> = failures.iter().map(|error| error.message.clone()).collect();
     let first = failures.swap_remove(0);
-    Err(DataError { message: all.join("; then "), ..first })
+    let elsewhere = "fetch again later, or get the files another way and give their folder with \
+                     --data-dir";
+    let help = first.help.clone().or_else(|| Some(elsewhere.to_owned()));
+    Err(DataError { message: all.join("; then "), help, ..first })
 }
 
 fn fetch_page(
