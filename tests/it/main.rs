@@ -21,6 +21,7 @@ mod pretrain;
 mod report;
 mod resume;
 mod selftest;
+mod splits;
 mod support;
 mod traced;
 mod transfer;
