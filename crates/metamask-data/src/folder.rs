@@ -210,6 +210,8 @@ fn list(root: &Path) -> Result<Listing, DataError> {
             .notes
             .push(format!("{n_other} pictures lie outside the splits' folders and are left out"));
     }
+    listing.train = spread_classes(listing.train);
+    listing.test = spread_classes(listing.test);
     listing.split_by_hash = !listing.train.is_empty() && listing.test.is_empty();
     listing.classes = names;
     if listing.entries().next().is_none() {
@@ -217,6 +219,25 @@ fn list(root: &Path) -> Result<Listing, DataError> {
         return Err(DataError::missing(message, None));
     }
     Ok(listing)
+}
+
+/// The images of each class in their order, spread evenly among the others: who takes the
+/// first or the last so many gets a share of every class.
+fn spread_classes(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut sizes: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+    let ranked = entries.into_iter().map(|entry| {
+        let size = sizes.entry(entry.class).or_default();
+        *size += 1;
+        (*size - 1, entry)
+    });
+    let mut ranked: Vec<(usize, Entry)> = ranked.collect();
+    // Image i of n has its place at (i + 1/2) / n of the whole.
+    let place = |(i, entry): &(usize, Entry)| (2 * i + 1, sizes[&entry.class]);
+    ranked.sort_by(|a, b| {
+        let ((a_over, a_under), (b_over, b_under)) = (place(a), place(b));
+        (a_over * b_under).cmp(&(b_over * a_under)).then(a.1.class.cmp(&b.1.class))
+    });
+    ranked.into_iter().map(|(_, entry)| entry).collect()
 }
 
 /// The first folder of a path that has a file below it.

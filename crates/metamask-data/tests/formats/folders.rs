@@ -47,6 +47,25 @@ fn given_splits_are_kept_and_classes_are_numbered_bytewise() {
 }
 
 #[test]
+fn the_first_and_the_last_images_are_of_every_class() {
+    let dir = tempfile::tempdir().unwrap();
+    for (class, n) in [("a", 40), ("b", 30), ("c", 20)] {
+        for i in 0..n {
+            put(dir.path(), &format!("train/{class}/{i:02}.png"), &png(i));
+        }
+    }
+    put(dir.path(), "test/a/0.png", &png(90));
+    let set = from(&spec(dir.path()), dir.path()).unwrap();
+    // Places of the first: a 1/80, 3/80, 5/80; b 1/60, 3/60; c 1/40, 3/40.
+    assert_eq!(set.train.labels[..7], [0, 1, 2, 0, 1, 0, 2]);
+    assert_eq!(set.train.labels[87..], [2, 1, 0]);
+    assert!(set.train.images.image(4) == write::rgb(1, 32), "in the order of their names");
+    let some = LoadOptions { train: Some(30), ..at(dir.path()) };
+    let some = load(&spec(dir.path()).parse().unwrap(), &some).unwrap().train;
+    assert_eq!([0, 1, 2].map(|c| some.labels.iter().filter(|&&l| l == c).count()), [13, 10, 7]);
+}
+
+#[test]
 fn without_splits_a_fifth_is_held_back_and_copies_stay_together() {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..100 {
