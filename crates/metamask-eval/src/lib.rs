@@ -8,6 +8,7 @@ mod accuracy;
 mod alpha_req;
 mod auc;
 mod bins;
+mod class_distances;
 mod class_information;
 mod dimensions;
 mod eigenvalues;
@@ -34,6 +35,7 @@ pub use accuracy::{MeanStd, accuracy_percent};
 pub use alpha_req::{ALPHA_REQ_RANKS, PowerLaw, alpha_req};
 pub use auc::auc;
 pub use bins::{equal_arcs, equal_count_bins};
+pub use class_distances::class_distances;
 pub use class_information::{class_information, information_bins};
 pub use dimensions::{
     DimensionSpread, dead_dimensions, dimension_std, effective_rank, embedding_spread,
@@ -56,7 +58,7 @@ pub use random_masks::{MaskDraw, RandomMasks, random_masks};
 pub use rank_correlation::{RankCorrelation, spearman, spearman_test};
 pub use rank_me::rank_me;
 pub use redundancy::{Redundancy, redundancy};
-pub use risk_bounds::{Inequalities, RiskBounds, risk_bounds};
+pub use risk_bounds::{Inequalities, RiskBounds, risk_bounds, scored_deviations};
 pub use spectrum::covariance_spectrum;
 pub use variance::{conditional_variance, variance_share, variance_share_by_chance};
 

@@ -110,6 +110,31 @@ impl RiskBounds {
     }
 }
 
+/// u = z / (‖z‖ √τ), so that ⟨u, u′⟩ is the score cos / τ. ‖z‖ is bounded below by 1e-12.
+fn as_scored(z: &Tensor, temperature: f64) -> Result<Tensor> {
+    let z = checked_features("risk_bounds", z)?.to_dtype(DType::F64)?;
+    let norm = (z.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)? * temperature.sqrt())?;
+    z.broadcast_div(&norm)
+}
+
+/// √Φ(|u|ᵏ|y) of each dimension of both views' embeddings: their sum is
+/// [`RiskBounds::deviation_sum`], what theorem 5.2 is about.
+///
+/// # Shapes
+/// `z_a`, `z_b`: `[n, dim]` with `n` labels. Returns `dim` values, computed in f64.
+/// # Errors
+/// If shapes or labels do not fit, or an embedding is not finite.
+pub fn scored_deviations(
+    (z_a, z_b): (&Tensor, &Tensor),
+    labels: &[u32],
+    n_classes: usize,
+    temperature: f64,
+) -> Result<Vec<f64>> {
+    let both = Tensor::cat(&[as_scored(z_a, temperature)?, as_scored(z_b, temperature)?], 0)?;
+    let variances = conditional_variance(&both, &[labels, labels].concat(), n_classes)?;
+    Ok(variances.into_iter().map(f64::sqrt).collect())
+}
+
 /// Measures every term of theorem 5.1 on the embeddings of two views.
 ///
 /// ```text
@@ -151,11 +176,7 @@ pub fn risk_bounds(
         bail!("risk_bounds: expected {n} labels and a batch from 2 to {n}, got {found}, {batch}");
     }
     let samples = n / batch * batch;
-    let scaled = |z: &Tensor| -> Result<Tensor> {
-        let z = checked_features("risk_bounds", z)?.to_dtype(DType::F64)?.narrow(0, 0, samples)?;
-        let norm = (z.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)? * temperature.sqrt())?;
-        z.broadcast_div(&norm)
-    };
+    let scaled = |z: &Tensor| as_scored(&z.narrow(0, 0, samples)?, temperature);
     let (u_a, u_b) = (scaled(z_a)?, scaled(z_b)?); // [n, P]
 
     let (mut contrastive, mut nt_xent) = (0.0, 0.0);
@@ -287,6 +308,9 @@ mod tests {
         assert!((bounds.variance / variance - 1.0).abs() < 1e-3, "{bounds:?}");
         let sum = (variance * dim as f64).sqrt();
         assert!((bounds.deviation_sum / sum - 1.0).abs() < 1e-3, "{bounds:?}");
+        let each = scored_deviations((&z_a, &z_b), &labels, 2, tau)?;
+        assert_eq!(each.len(), dim);
+        assert!((each.iter().sum::<f64>() - bounds.deviation_sum).abs() < 1e-9);
         // Scores have mean 0 and variance 1 / (τ² dim): E exp = exp(1 / 2τ² dim) to first
         // order. The mean over 510 negatives misses that by 0.01 an anchor, and anchors
         // of one batch share them.

@@ -72,10 +72,14 @@ pub fn variance_share_by_chance(groups: &[u32]) -> Result<f64> {
 pub(crate) struct Groups {
     /// Number of features.
     pub n: usize,
+    /// How many there are of each group.
+    pub count: Vec<usize>,
+    /// x̄ₖ, `[dim]`.
+    pub mean: Vec<f64>,
     /// `[n_groups, dim]` row by row; 0 in a group of none.
     pub means: Vec<f64>,
     /// Σᵢ (xᵢₖ − x̄ₖ)², `[dim]`.
-    squares: Vec<f64>,
+    pub squares: Vec<f64>,
     /// The same about the mean of each one's group.
     pub squares_within: Vec<f64>,
 }
@@ -113,7 +117,7 @@ impl Groups {
                 squares_within[k] += (row[k] - means[group * dim + k]).powi(2);
             }
         }
-        Ok(Self { n, means, squares, squares_within })
+        Ok(Self { n, count, mean, means, squares, squares_within })
     }
 }
 
