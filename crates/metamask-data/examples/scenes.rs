@@ -3,9 +3,7 @@
 //!
 //!     cargo run --release -p metamask-data --example scenes -- garments medium sheet.png
 
-use std::path::Path;
-
-use metamask_data::{DatasetSpec, Difficulty, LoadOptions, Tile, contact_sheet, load, save_png};
+use metamask_data::{DatasetSpec, Difficulty, LoadOptions, Tile, contact_sheet, load, png_bytes};
 
 const ROWS: usize = 8;
 
@@ -33,7 +31,7 @@ fn main() -> anyhow::Result<()> {
         // Image i shows class i mod 10 in the data sets that need no files.
         let row = |y: usize| (10 * y..10 * y + 10).map(|i| Tile::of(images, i)).collect();
         let rows: Vec<Vec<Tile<'_>>> = (0..ROWS).map(row).collect();
-        save_png(&contact_sheet(&rows, 3), Path::new(&path))?;
+        std::fs::write(&path, png_bytes(&contact_sheet(&rows, 3)))?;
         println!("picture: {path}");
     }
     Ok(())

@@ -64,7 +64,7 @@ pub use manifest::{Counts, Download, HubFile, HubRepository, KnownFile, Layout, 
 pub use neighbour_sheet::{Captioned, Frame, neighbour_sheet};
 pub use picture::{Picture, read_picture};
 pub use places::Places;
-pub use preview::{Tile, captioned_sheet, contact_sheet, png_bytes, save_png};
+pub use preview::{Tile, captioned_sheet, contact_sheet, png_bytes};
 pub use report::{Event, Reporter, Unit};
 pub use scene::{
     ConfoundedImages, ConfoundedShapes, Difficulty, Ground, Scene, SceneSpec, scene_factors,
