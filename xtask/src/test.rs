@@ -20,10 +20,11 @@ nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
 and the lines are repeated at the end.
 
 Options:
-  --full  install what tests want (strace, chromium, a font,
-          dataset-fashion-mnist; by apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a failure. Tests
-          that hold us against Python's libraries run where METAMASK_PYTHON names
-          an interpreter with xtask/peers/requirements.txt, in either way
+  --full  install what tests want (strace, chromium, a font, dataset-fashion-mnist;
+          by apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a
+          failure. Tests that hold us against Python's libraries run where
+          METAMASK_PYTHON names an interpreter with xtask/peers/requirements.txt,
+          in either way
 
 Example:
   cargo xtask test --full
