@@ -71,7 +71,10 @@ fn runs_stand_side_by_side_and_what_is_not_there_is_said() {
     // A run whose checkpoints are gone, and one that has only begun.
     fs::remove_dir_all(metamask.path("a/checkpoints")).expect("removed");
     let said = metamask.succeed(&["report", "a"]).stdout;
-    assert!(said.contains("missing   mask and images:"), "{said}");
+    for what in ["images", "mask"] {
+        let missing = format!("missing   {what}: a: has no checkpoint yet");
+        assert!(said.contains(&missing), "{missing} in\n{said}");
+    }
     fs::create_dir(metamask.path("c")).expect("made");
     fs::copy(metamask.path("a/config.toml"), metamask.path("c/config.toml")).expect("copied");
     let said = metamask.succeed(&["report", "c"]).stdout;

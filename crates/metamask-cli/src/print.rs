@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use metamask_report::MaskSummary;
+use metamask_report::{MaskSummary, Table};
 use metamask_train::{
     Config, DimensionUse, Failure, Results, config::MaskMode, evaluate::Row,
     fine_tune::percent as percent_of_labels, shown,
@@ -31,8 +31,8 @@ pub(crate) fn to_stderr(line: &str) {
 /// A column of a table: what it is called, and its number in a row where there is one.
 type Column<'a> = (String, Box<dyn Fn(&Row) -> Option<String> + 'a>);
 
-/// The numbers of a run with their protocols.
-pub(crate) fn results_table(results: &Results) -> String {
+/// The representations' numbers, and a guess's; columns that no row has are left out.
+pub(crate) fn numbers(results: &Results) -> Table {
     let rows = &results.rows;
     let percent = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
     let mut columns: Vec<Column<'_>> = vec![
@@ -45,7 +45,9 @@ pub(crate) fn results_table(results: &Results) -> String {
         let value = move |row: &Row| percent(row.fine_tuned.get(i).map(|t| t.accuracy_percent));
         columns.push((name, Box::new(value)));
     }
-    let n_accuracies = columns.len();
+    let is_used = |(_, value): &Column<'_>| rows.iter().any(|row| value(row).is_some());
+    columns.retain(is_used);
+    let has_accuracies = !columns.is_empty();
     let of_use = |value: fn(&DimensionUse) -> Option<f64>, digits: usize| {
         move |row: &Row| {
             let value = row.dimensions.as_ref().and_then(value)?;
@@ -58,33 +60,44 @@ pub(crate) fn results_table(results: &Results) -> String {
         ("alpha-ReQ".to_owned(), Box::new(of_use(|d| d.alpha_req, 2))),
         ("R²".to_owned(), Box::new(of_use(|d| d.alpha_req_r_squared, 2))),
     ]);
-    let is_used: Vec<bool> =
-        columns.iter().map(|(_, value)| rows.iter().any(|row| value(row).is_some())).collect();
-    let has_accuracies = is_used[..n_accuracies].contains(&true);
+    columns.retain(is_used);
     let title = if has_accuracies { "accuracy in percent" } else { "use of the dimensions" };
-    let names = rows.iter().map(|row| row.representation.chars().count());
-    let name_width = names.max().unwrap_or(0).max(title.len());
+    let line = |name: &str, cell: &dyn Fn(&Column<'_>) -> String| {
+        std::iter::once(name.to_owned()).chain(columns.iter().map(cell)).collect()
+    };
+    let of_row =
+        |row: &Row| line(&row.representation, &|(_, value)| value(row).unwrap_or_default());
+    let chance =
+        has_accuracies.then(|| line("chance", &|_| format!("{:.1}", results.chance_percent)));
+    Table {
+        head: line(title, &|(name, _)| name.clone()),
+        rows: rows.iter().map(of_row).chain(chance).collect(),
+    }
+}
 
+/// A table for the terminal: the first column from the left, numbers from the right.
+pub(crate) fn table_text(Table { head, rows }: &Table) -> String {
+    /// Numbers stand apart even below short names.
+    const LEAST: usize = 8;
+    let names = rows.iter().chain([head]).map(|row| row[0].chars().count());
+    let name_width = names.max().unwrap_or(0);
     let mut text = String::new();
-    let mut line = |name: &str, cell: &dyn Fn(&Column<'_>) -> Option<String>| {
-        let _ = write!(text, "{name:name_width$}");
-        for (column, _) in columns.iter().zip(&is_used).filter(|(_, is_used)| **is_used) {
-            let width = column.0.chars().count().max(8);
-            let _ = write!(text, "  {:>width$}", cell(column).unwrap_or_default());
+    for row in std::iter::once(head).chain(rows) {
+        let _ = write!(text, "{:name_width$}", row[0]);
+        for (cell, name) in row.iter().zip(head).skip(1) {
+            let width = name.chars().count().max(LEAST);
+            let _ = write!(text, "  {cell:>width$}");
         }
         text.push('\n');
-    };
-    if !rows.is_empty() {
-        line(title, &|(name, _)| Some(name.clone()));
     }
-    for row in rows {
-        line(&row.representation, &|(_, value)| value(row));
-    }
-    if has_accuracies {
-        line("chance", &|_| Some(format!("{:.1}", results.chance_percent)));
-    }
-    if !rows.is_empty() {
-        text.push('\n');
+    text
+}
+
+/// The numbers of a run with their protocols.
+pub(crate) fn results_table(results: &Results) -> String {
+    let mut text = String::new();
+    if !results.rows.is_empty() {
+        text += &(table_text(&numbers(results)) + "\n");
     }
     if let Some(mask) = &results.mask {
         let _ = writeln!(

@@ -21,7 +21,6 @@ pub struct ConfusionFigure<'a> {
     pub counts: &'a [Vec<u64>],
 }
 
-const WIDTH: f64 = 880.0;
 const TOP: f64 = 108.0;
 const LEFT: f64 = 168.0;
 const SIDE: f64 = 440.0;
@@ -50,7 +49,6 @@ pub fn confusion_figure(figure: &ConfusionFigure<'_>) -> Drawing {
         height: SIDE,
     };
     let mut body = map.svg() + &map.scale("share of the class");
-    let _ = writeln!(body, r#"<path class="frame" d="M{LEFT} {TOP}h{SIDE}v{SIDE}h-{SIDE}z"/>"#);
     let cell = SIDE / n.max(1) as f64;
     let written = if n <= MOST_WRITTEN { n } else { 0 };
     let name = |i: usize| {
@@ -85,14 +83,8 @@ pub fn confusion_figure(figure: &ConfusionFigure<'_>) -> Drawing {
         r#"<text x="{LEFT}" y="{}" class="panel">Rows: the class. Columns: what it was taken for. Percent of the row.</text>"#,
         TOP - 14.0
     );
-    Drawing {
-        width: WIDTH,
-        height: TOP + SIDE + 96.0,
-        label: format!("Confusion of classes of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Confusion of classes", heading, TOP + SIDE + 96.0, body)
 }
 
 #[cfg(test)]

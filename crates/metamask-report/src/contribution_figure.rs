@@ -36,7 +36,6 @@ pub struct Contributions<'a> {
     pub mean_correlation: f64,
 }
 
-const WIDTH: f64 = 880.0;
 const TOP: f64 = 124.0;
 const SIDE: f64 = 220.0;
 const ROW: f64 = 316.0;
@@ -83,8 +82,7 @@ pub fn contribution_figure(figure: &ContributionFigure<'_>) -> Drawing {
         let (left, width) = MAP;
         let _ = writeln!(
             body,
-            r#"<path class="frame" d="M{left} {top}h{width}v{SIDE}h-{width}z"/><path class="frame" d="M{CORRELATION_LEFT} {top}h{SIDE}v{SIDE}h-{SIDE}z"/>
-<text x="{left}" y="{}" class="panel">{}</text><text x="{CORRELATION_LEFT}" y="{}" class="panel">Redundancy <tspan dx="8">mean {:.3}</tspan></text>
+            r#"<text x="{left}" y="{}" class="panel">{}</text><text x="{CORRELATION_LEFT}" y="{}" class="panel">Redundancy <tspan dx="8">mean {:.3}</tspan></text>
 <text x="{}" y="{}" class="middle">{dim} dimensions, by the class they tell most about</text><text x="{}" y="{}" class="middle">the same order</text>"#,
             top - 14.0,
             escape(&shortened(found.name, 44)),
@@ -108,14 +106,13 @@ pub fn contribution_figure(figure: &ContributionFigure<'_>) -> Drawing {
             }
         }
     }
-    Drawing {
-        width: WIDTH,
-        height: TOP + ROW * figure.representations.len() as f64 - 40.0,
-        label: format!("What dimensions add to classes in {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new(
+        "What dimensions add to classes",
+        heading,
+        TOP + ROW * figure.representations.len() as f64 - 40.0,
         body,
-    }
+    )
 }
 
 #[cfg(test)]

@@ -34,7 +34,6 @@ pub struct CurvePanel {
     pub level: Option<(String, f64)>,
 }
 
-const WIDTH: f64 = 880.0;
 const TOP: f64 = 108.0;
 /// A panel with all that belongs to it.
 const ROW: f64 = 216.0;
@@ -69,14 +68,8 @@ pub fn curves_figure(figure: &CurvesFigure<'_>) -> Drawing {
         let above = top + ROW * (i / 2) as f64;
         body += &curve_panel(panel, figure.x_name, LEFTS[i % 2], (above, above + PLOT));
     }
-    Drawing {
-        width: WIDTH,
-        height: top + ROW * figure.panels.len().div_ceil(2) as f64 - 24.0,
-        label: format!("Curves of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Curves", heading, top + ROW * figure.panels.len().div_ceil(2) as f64 - 24.0, body)
 }
 
 fn curve_panel(

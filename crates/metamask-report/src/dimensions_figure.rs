@@ -70,7 +70,6 @@ pub struct Relevance<'a> {
     pub is_task: bool,
 }
 
-const WIDTH: f64 = 880.0;
 const TOP_ROW: (f64, f64) = (112.0, 352.0);
 const BOTTOM_ROW: (f64, f64) = (470.0, 650.0);
 const HEIGHT: f64 = 712.0;
@@ -92,14 +91,8 @@ pub fn dimensions_figure(figure: &DimensionsFigure<'_>) -> Drawing {
     for (relevance, slot) in figure.relevances.iter().zip(slots) {
         svg += &relevance_panel(relevance, figure.scale, *slot);
     }
-    Drawing {
-        width: WIDTH,
-        height: HEIGHT,
-        label: format!("The dimensions of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body: svg,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("The dimensions", heading, HEIGHT, svg)
 }
 
 /// Smaller shares are not drawn: a ten-thousandth of a percent.
@@ -206,8 +199,7 @@ fn correlation_panel(figure: &DimensionsFigure<'_>) -> String {
     map.svg()
         + &map.scale("|correlation|")
         + &format!(
-            r#"<path class="frame" d="M{left} {top}h{side}v{side}h-{side}z"/>
-<text x="{left}" y="{}" class="panel">Redundancy {mean}</text>
+            r#"<text x="{left}" y="{}" class="panel">Redundancy {mean}</text>
 <text x="{beside}" y="{}" class="end">low</text><text x="{beside}" y="{bottom}" class="end">high</text>
 <text x="{left}" y="{under}">low</text><text x="{right}" y="{under}" class="end">high</text>
 <text x="{middle_x}" y="{}" class="middle">dimensions, by {name}{pooled}</text>

@@ -7,7 +7,7 @@
 //! ```
 //! Formats: TensorFlow's `record_writer.cc`, `event.proto`, `summary.proto`.
 
-use crate::log::Log;
+use crate::log::{Log, Logged};
 
 /// The bytes of an event file, whose name must contain `tfevents`.
 ///
@@ -18,25 +18,20 @@ pub fn tensorboard_events(metrics: &Log, timings: &Log) -> Vec<u8> {
     let mut file = Vec::new();
     write_record(&mut file, &event(0.0, 0, &field(3, b"brain.Event:2")));
     let durations = timings.series("epoch", "epoch", "duration_s");
-    let seconds_before =
-        |epoch: f64| durations.iter().filter(|(e, _)| *e < epoch).map(|(_, s)| s).sum::<f64>();
-    for kind in ["step", "epoch"] {
-        for name in metrics.names(kind) {
-            if matches!(name, "step" | "epoch") {
-                continue;
-            }
-            let epochs = metrics.series(kind, "step", "epoch");
-            for (step, value) in metrics.series(kind, "step", name) {
-                let epoch = epochs.iter().find(|(s, _)| *s == step).map_or(1.0, |(_, e)| *e);
-                let done = epoch + if kind == "epoch" { 1.0 } else { 0.0 };
-                let tag = format!("{kind}/{name}");
-                let mut scalar = field(1, tag.as_bytes());
-                scalar.push(2 << 3 | FIXED_32);
-                scalar.extend((value as f32).to_le_bytes());
-                let summary = field(5, &field(1, &scalar));
-                write_record(&mut file, &event(seconds_before(done), step as u64, &summary));
-            }
+    let seconds_after = |epochs: u64| -> f64 {
+        let done = durations.iter().take_while(|(epoch, _)| *epoch <= epochs as f64);
+        done.map(|(_, seconds)| seconds).sum()
+    };
+    let mut now = (0, 0.0);
+    for Logged { kind, step, epoch, name, value } in metrics.numbers() {
+        let done = if kind == "epoch" { epoch } else { epoch.saturating_sub(1) };
+        if done != now.0 {
+            now = (done, seconds_after(done));
         }
+        let mut scalar = field(1, format!("{kind}/{name}").as_bytes());
+        scalar.push(2 << 3 | FIXED_32);
+        scalar.extend((value as f32).to_le_bytes());
+        write_record(&mut file, &event(now.1, step, &field(5, &field(1, &scalar))));
     }
     file
 }

@@ -29,7 +29,8 @@ impl HeatMap<'_> {
         (pooled(self.rows.len()), pooled(self.columns.len()))
     }
 
-    /// The cells, without axes: a path for each level, equal neighbours in one piece.
+    /// The cells in their frame, without axes: a path for each level, equal neighbours in one
+    /// piece.
     pub(crate) fn svg(&self) -> String {
         let cells = self.cells();
         let height = self.height / cells.len().max(1) as f64;
@@ -49,7 +50,12 @@ impl HeatMap<'_> {
         for (level, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
             let _ = writeln!(svg, r#"<path class="level{level}" d="{path}"/>"#);
         }
-        svg + "</g>\n"
+        let Self { left, top, width, height, .. } = self;
+        let _ = writeln!(
+            svg,
+            r#"</g><path class="frame" d="M{left} {top}h{width}v{height}h-{width}z"/>"#
+        );
+        svg
     }
 
     /// The colour scale beside it, from 0 at the bottom to 1 at the top.
@@ -136,7 +142,7 @@ mod tests {
         let dark = "class=\"level9\" d=\"M10.00 0.00h10.00v10.00h-10.00zM20.00 10.00h10.00";
         assert!(svg.contains(dark), "{svg}");
         let same = HeatMap { values: &[0.5; 4], ..map };
-        assert_eq!(same.svg().matches('M').count(), 2, "a piece for each row");
+        assert_eq!(same.svg().matches('M').count(), 3, "a piece for each row, and the frame");
     }
 
     #[test]

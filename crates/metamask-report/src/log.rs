@@ -2,6 +2,21 @@
 
 use serde_json::{Map, Value};
 
+/// A number of a log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logged<'a> {
+    /// `step` or `epoch`.
+    pub kind: &'a str,
+    /// Steps done.
+    pub step: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// What it is.
+    pub name: &'a str,
+    /// What it says; finite.
+    pub value: f64,
+}
+
 /// The whole lines of a `metrics.jsonl` or a `timings.jsonl`.
 #[derive(Clone, Debug, Default)]
 pub struct Log(Vec<Map<String, Value>>);
@@ -31,16 +46,22 @@ impl Log {
         self.of_kind(kind).filter_map(counts).collect()
     }
 
-    /// The names of the numbers that lines of a kind have, sorted.
-    pub fn names<'a>(&'a self, kind: &'a str) -> Vec<&'a str> {
-        let mut names: Vec<&str> = self
-            .of_kind(kind)
-            .flat_map(|line| line.iter().filter(|(_, value)| value.is_f64() || value.is_u64()))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+    /// Every number of the lines of training that has a step, in the order of the log; steps
+    /// and epochs are places and no numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = Logged<'_>> {
+        self.0.iter().flat_map(|line| {
+            let kind = line.get("kind").and_then(Value::as_str);
+            let kind = kind.filter(|kind| matches!(*kind, "step" | "epoch"));
+            let place = kind.zip(line.get("step").and_then(Value::as_u64));
+            let epoch = line.get("epoch").and_then(Value::as_u64).unwrap_or(0);
+            place.into_iter().flat_map(move |(kind, step)| {
+                let numbers = line.iter().filter(|(name, _)| !matches!(&***name, "step" | "epoch"));
+                numbers.filter_map(move |(name, value)| {
+                    let value = value.as_f64().filter(|value| value.is_finite())?;
+                    Some(Logged { kind, step, epoch, name, value })
+                })
+            })
+        })
     }
 
     fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
@@ -66,7 +87,9 @@ mod tests {
         assert_eq!(log.series("step", "step", "loss"), [(1.0, 5.5)]);
         assert_eq!(log.series("epoch", "epoch", "loss"), [(1.0, 4.0)]);
         assert_eq!(log.counts("epoch", "mask_histogram"), [(1, vec![3, 1])]);
-        assert_eq!(log.names("epoch"), ["epoch", "loss", "step"]);
+        let loss = |kind, step, epoch, value| Logged { kind, step, epoch, name: "loss", value };
+        let numbers: Vec<_> = log.numbers().collect();
+        assert_eq!(numbers, [loss("step", 1, 0, 5.5), loss("epoch", 2, 1, 4.0)]);
         assert!(log.series("evaluation", "step", "loss").is_empty());
     }
 }

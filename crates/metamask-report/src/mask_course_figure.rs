@@ -1,7 +1,5 @@
 //! How the values of a mask came apart: their distribution, epoch by epoch.
 
-use std::fmt::Write as _;
-
 use crate::{
     drawing::Drawing,
     heat_map::HeatMap,
@@ -19,7 +17,6 @@ pub struct MaskCourseFigure<'a> {
     pub histograms: &'a [(u64, Vec<u64>)],
 }
 
-const WIDTH: f64 = 880.0;
 const TOP: f64 = 108.0;
 const LEFT: f64 = 72.0;
 const SIZE: (f64, f64) = (640.0, 220.0);
@@ -69,15 +66,8 @@ pub fn mask_course_figure(figure: &MaskCourseFigure<'_>) -> Drawing {
     );
     body += &map.svg();
     body += &map.scale("square root of the share");
-    let _ = writeln!(body, r#"<path class="frame" d="M{LEFT} {TOP}h{width}v{height}h-{width}z"/>"#);
-    Drawing {
-        width: WIDTH,
-        height: TOP + height + 64.0,
-        label: format!("The mask of {} over training", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Mask over training", heading, TOP + height + 64.0, body)
 }
 
 #[cfg(test)]

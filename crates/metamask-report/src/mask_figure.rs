@@ -23,7 +23,6 @@ pub struct MaskFigure<'a> {
     pub ranges: &'a [MaskRange],
 }
 
-const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 386.0;
 const TOP_BOTTOM: (f64, f64) = (108.0, 322.0);
 
@@ -38,14 +37,13 @@ pub fn mask_figure(figure: &MaskFigure<'_>) -> Drawing {
     let range = (all().fold(0.0, f64::min), all().fold(1.0, f64::max));
     let y_ticks = ticks(range, 4.0, &[1.0, 2.5, 5.0, 10.0]);
 
-    Drawing {
-        width: WIDTH,
-        height: HEIGHT,
-        label: format!("The dimension mask of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body: values_panel(figure, &y_ticks) + &epochs_panel(figure, &y_ticks),
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new(
+        "The dimension mask",
+        heading,
+        HEIGHT,
+        values_panel(figure, &y_ticks) + &epochs_panel(figure, &y_ticks),
+    )
 }
 
 /// The values, sorted, one bar a dimension.

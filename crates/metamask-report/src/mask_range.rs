@@ -1,6 +1,6 @@
 //! How far the mask reached in each epoch, from a run's `metrics.jsonl`.
 
-use serde::Deserialize;
+use crate::log::Log;
 
 /// The mask's lowest and highest value at the end of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,24 +13,16 @@ pub struct MaskRange {
     pub max: f64,
 }
 
-/// The ranges that the text of a `metrics.jsonl` holds, in its order.
-///
-/// Lines of other kinds, of runs without a mask, and a last line that is still
-/// being written are passed over.
-pub fn mask_ranges(metrics: &str) -> Vec<MaskRange> {
-    #[derive(Deserialize)]
-    struct Line {
-        kind: String,
-        epoch: u64,
-        mask_min: f64,
-        mask_max: f64,
-    }
-    metrics
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-        .filter(|line| line.kind == "epoch")
-        .map(|line| MaskRange { epoch: line.epoch, min: line.mask_min, max: line.mask_max })
-        .collect()
+/// The ranges that a `metrics.jsonl` holds, in its order; none of a run without a mask.
+pub fn mask_ranges(metrics: &Log) -> Vec<MaskRange> {
+    let lows = metrics.series("epoch", "epoch", "mask_min");
+    let highs = metrics.series("epoch", "epoch", "mask_max");
+    let range = |((epoch, min), (_, max)): ((f64, f64), (f64, f64))| MaskRange {
+        epoch: epoch as u64,
+        min,
+        max,
+    };
+    lows.into_iter().zip(highs).map(range).collect()
 }
 
 #[cfg(test)]
@@ -45,6 +37,6 @@ mod tests {
 {"kind":"epoch","step":138,"epoch":3,"mask_min":0.125,"mask_max":0.875}
 {"kind":"epoch","step":184,"epoch":4,"mask_mi"#;
         let range = |epoch, min, max| MaskRange { epoch, min, max };
-        assert_eq!(mask_ranges(metrics), [range(1, 0.25, 0.75), range(3, 0.125, 0.875)]);
+        assert_eq!(mask_ranges(&Log::of(metrics)), [range(1, 0.25, 0.75), range(3, 0.125, 0.875)]);
     }
 }

@@ -37,8 +37,6 @@ pub struct Section {
 /// A piece of a section.
 #[derive(Clone, Debug)]
 pub enum Block {
-    /// A smaller heading.
-    Heading(String),
     /// A paragraph.
     Text(String),
     /// Sentences that judge.
@@ -133,7 +131,6 @@ pub fn html_page(page: &Page) -> String {
 
 fn write_block(html: &mut String, block: &Block) {
     let _ = match block {
-        Block::Heading(text) => writeln!(html, "<h3>{}</h3>", escape(text)),
         Block::Text(text) => writeln!(html, "<p>{}</p>", escape(text)),
         Block::Verdicts(verdicts) => {
             html.push_str("<ul class=\"verdicts\">\n");
@@ -204,14 +201,8 @@ mod tests {
     #[test]
     fn whatever_a_text_says_it_stays_text() {
         let text = || HOSTILE.to_owned();
-        let drawing = Drawing {
-            width: 10.0,
-            height: 100.0,
-            label: text(),
-            title: text(),
-            subtitle: text(),
-            body: String::new(),
-        };
+        let heading = (HOSTILE, HOSTILE);
+        let drawing = Drawing::new("Figure", heading, 100.0, String::new());
         let picture = Picture { png: vec![0, 255, 62], label: text() };
         let verdict = Verdict { good: Some(true), text: text() };
         let table = Table { head: vec![text(); 2], rows: vec![vec![text(); 2]] };
@@ -222,7 +213,6 @@ mod tests {
                 in_contents: Some(text()),
                 title: text(),
                 blocks: vec![
-                    Block::Heading(text()),
                     Block::Text(text()),
                     Block::Verdicts(vec![verdict]),
                     Block::Table(table),

@@ -23,7 +23,6 @@ pub struct PointsFigure<'a> {
     pub names: &'a [String],
 }
 
-const WIDTH: f64 = 880.0;
 const TOP: f64 = 108.0;
 const SIDE: f64 = 392.0;
 const LEFTS: [f64; 2] = [24.0, 464.0];
@@ -76,14 +75,8 @@ pub fn points_figure(figure: &PointsFigure<'_>) -> Drawing {
         );
         height = y + 20.0;
     }
-    Drawing {
-        width: WIDTH,
-        height,
-        label: format!("The images of {} as points", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Images as points", heading, height, body)
 }
 
 /// Where points lie in a square: all inside, in their middle, by one scale.

@@ -22,7 +22,6 @@ pub struct RandomMasksFigure<'a> {
     pub chosen: &'a [(f64, [f64; 2])],
 }
 
-const WIDTH: f64 = 880.0;
 const TOP_BOTTOM: (f64, f64) = (108.0, 372.0);
 const LEFTS: [(f64, f64); 2] = [(72.0, 430.0), (502.0, 860.0)];
 
@@ -71,14 +70,8 @@ pub fn random_masks_figure(figure: &RandomMasksFigure<'_>) -> Drawing {
         TOP_BOTTOM.1 + 66.0,
         escape(key)
     );
-    Drawing {
-        width: WIDTH,
-        height: TOP_BOTTOM.1 + 84.0,
-        label: format!("Random masks over the dimensions of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Random masks over the dimensions", heading, TOP_BOTTOM.1 + 84.0, body)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::{
     confusion_figure::{ConfusionFigure, confusion_figure},
     curves_figure::{CurvePanel, CurvesFigure, curves_figure},
     drawing::Drawing,
+    duration::duration,
     log::Log,
     mask_course_figure::{MaskCourseFigure, mask_course_figure},
     page::{Block, Page, Picture, Section, Table},
@@ -53,20 +54,29 @@ pub struct Accuracies {
     pub split: String,
     /// The protocols in full.
     pub protocols: Vec<String>,
-    /// The columns' names.
-    pub columns: Vec<String>,
     /// The representations with their numbers.
-    pub rows: Vec<(String, Vec<Option<f64>>)>,
-    /// Accuracy of a guess, if it is accuracies.
-    pub chance: Option<f64>,
+    pub table: Table,
     /// Which row is the run's own number.
     pub own: Option<usize>,
-    /// Which row is the encoder before training.
-    pub untrained: Option<usize>,
-    /// Which row is the images themselves.
-    pub pixels: Option<usize>,
-    /// Which row is the run's own encoder with the mask, and which without.
-    pub with_and_without_mask: Option<(usize, usize)>,
+    /// What it is held against, if it is an accuracy.
+    pub comparison: Option<Comparison>,
+}
+
+/// One accuracy of a run beside those that it is held against, in percent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// What measured them: `kNN`, for example.
+    pub measure: &'static str,
+    /// The run's own.
+    pub own: f64,
+    /// The encoder's before training.
+    pub untrained: Option<f64>,
+    /// The images' themselves.
+    pub pixels: Option<f64>,
+    /// A guess's.
+    pub chance: f64,
+    /// The run's own encoder's with the mask, and without.
+    pub with_and_without_mask: Option<(f64, f64)>,
 }
 
 /// A mask at the end of a run.
@@ -110,7 +120,8 @@ pub fn report_page(runs: &[RunReport], written_by: &str) -> Page {
 
 fn side_by_side(runs: &[RunReport]) -> Section {
     let mut columns: Vec<&str> = Vec::new();
-    for name in runs.iter().flat_map(|run| &run.accuracies).flat_map(|found| &found.columns) {
+    let tables = runs.iter().flat_map(|run| &run.accuracies).map(|found| &found.table);
+    for name in tables.flat_map(|table| table.head.iter().skip(1)) {
         if !columns.contains(&name.as_str()) {
             columns.push(name);
         }
@@ -120,17 +131,17 @@ fn side_by_side(runs: &[RunReport]) -> Section {
     let row = |run: &RunReport| {
         let own = |column: &&str| {
             let found = run.accuracies.as_ref()?;
-            let i = found.columns.iter().position(|name| name == column)?;
-            found.rows.get(found.own?)?.1.get(i).copied().flatten()
+            let i = found.table.head.iter().position(|name| name == column)?;
+            found.table.rows.get(found.own?)?.get(i).cloned()
         };
         let rank = run.metrics.series("epoch", "epoch", "effective_rank");
         let (time, rate) = time_and_rate(&run.timings);
-        let numbers = columns.iter().map(|column| number(own(column), 1));
+        let numbers = columns.iter().map(|column| own(column).unwrap_or_default());
         std::iter::once(run.name.clone())
             .chain(numbers)
             .chain([
                 format!("{} of {}", run.epochs.0, run.epochs.1),
-                number(rank.last().map(|point| point.1), 1),
+                rank.last().map_or_else(String::new, |(_, rank)| format!("{rank:.1}")),
                 time,
                 rate,
             ])
@@ -174,7 +185,7 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
         summary.insert(0, Block::Text(protocol.clone()));
     }
     if let Some(found) = &run.accuracies {
-        summary.push(Block::Table(accuracy_table(found)));
+        summary.push(Block::Table(found.table.clone()));
         summary.push(Block::Text(format!("Data: {}.", found.split)));
         summary.extend(found.protocols.iter().map(|line| Block::Text(format!("Protocol: {line}"))));
     }
@@ -265,28 +276,6 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
     sections
 }
 
-/// The accuracies as text.
-pub fn accuracy_table(found: &Accuracies) -> Table {
-    let head = std::iter::once(String::new()).chain(found.columns.iter().cloned());
-    let row = |(name, numbers): &(String, Vec<Option<f64>>)| {
-        std::iter::once(name.clone()).chain(numbers.iter().map(|value| number(*value, 1))).collect()
-    };
-    let mut rows: Vec<Vec<String>> = found.rows.iter().map(row).collect();
-    if let Some(chance) = found.chance {
-        let guess = || number(Some(chance), 1);
-        rows.push(
-            std::iter::once("chance".to_owned())
-                .chain(found.columns.iter().map(|_| guess()))
-                .collect(),
-        );
-    }
-    Table { head: head.collect(), rows }
-}
-
-fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(String::new, |value| format!("{value:.digits$}"))
-}
-
 /// The time of all epochs together, and the images a second over it.
 fn time_and_rate(timings: &Log) -> (String, String) {
     let epochs = timings.series("epoch", "duration_s", "images_per_s");
@@ -295,13 +284,7 @@ fn time_and_rate(timings: &Log) -> (String, String) {
         return (String::new(), String::new());
     }
     let images: f64 = epochs.iter().map(|(duration, rate)| duration * rate).sum();
-    let whole = seconds.round() as u64;
-    let time = match (whole / 3600, whole / 60 % 60, whole % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, min, s) => format!("{min} min {s} s"),
-        (h, min, _) => format!("{h} h {min} min"),
-    };
-    (time, format!("{:.0}", images / seconds))
+    (duration(seconds), format!("{:.0}", images / seconds))
 }
 
 /// Which numbers are drawn over training, and what they are.
@@ -364,22 +347,18 @@ mod tests {
 {\"kind\":\"epoch\",\"step\":8,\"epoch\":2,\"loss\":2,\"base_loss\":2,\"chance_level\":5,\"effective_rank\":7.25}";
         let timings = "{\"kind\":\"epoch\",\"epoch\":1,\"duration_s\":60,\"images_per_s\":100}
 {\"kind\":\"epoch\",\"epoch\":2,\"duration_s\":20,\"images_per_s\":200}";
+        let cells = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let table = Table {
+            head: cells(["percent", "kNN", "linear"]),
+            rows: vec![cells(["raw pixels", "20.0", ""]), cells(["trained", "61.2", "70.0"])],
+        };
         RunReport {
             name: name.to_owned(),
             trained: "SimCLR".to_owned(),
             epochs: (2, 2),
             metrics: Log::of(metrics),
             timings: Log::of(timings),
-            accuracies: Some(Accuracies {
-                columns: vec!["kNN".to_owned(), "linear".to_owned()],
-                rows: vec![
-                    ("raw pixels".to_owned(), vec![Some(20.0), None]),
-                    ("trained".to_owned(), vec![Some(61.25), Some(70.0)]),
-                ],
-                chance: Some(10.0),
-                own: Some(1),
-                ..Accuracies::default()
-            }),
+            accuracies: Some(Accuracies { table, own: Some(1), ..Accuracies::default() }),
             config: "a = 1\n".to_owned(),
             ..RunReport::default()
         }
@@ -391,7 +370,7 @@ mod tests {
         let titles: Vec<&str> = page.sections.iter().map(|s| s.title.as_str()).collect();
         assert_eq!(titles, ["Summary", "Training", "Where it comes from"]);
         let html = html_page(&page);
-        for text in ["61.2", ">10.0</td>", "1 min 20 s at 125 images a second", "a guess"] {
+        for text in ["61.2</td>", "1 min 20 s at 125 images a second", "a guess"] {
             assert!(html.contains(text), "{text}");
         }
     }

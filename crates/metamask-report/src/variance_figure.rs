@@ -18,7 +18,6 @@ pub struct VarianceFigure<'a> {
     pub columns: &'a [(&'a str, &'a [f64])],
 }
 
-const WIDTH: f64 = 880.0;
 const LEFT_RIGHT: (f64, f64) = (72.0, 860.0);
 const TOP_BOTTOM: (f64, f64) = (124.0, 372.0);
 
@@ -58,14 +57,8 @@ pub fn variance_figure(figure: &VarianceFigure<'_>) -> Drawing {
             values.iter().sum::<f64>(),
         );
     }
-    Drawing {
-        width: WIDTH,
-        height: TOP_BOTTOM.1 + 60.0,
-        label: format!("Variance within classes of {}", figure.title),
-        title: figure.title.to_owned(),
-        subtitle: figure.subtitle.to_owned(),
-        body,
-    }
+    let heading = (figure.title, figure.subtitle);
+    Drawing::new("Variance within classes", heading, TOP_BOTTOM.1 + 60.0, body)
 }
 
 #[cfg(test)]

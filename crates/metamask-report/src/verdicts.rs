@@ -1,6 +1,9 @@
 //! What a run's numbers say, in sentences.
 
-use crate::{page::Verdict, run_report::RunReport};
+use crate::{
+    page::Verdict,
+    run_report::{Comparison, RunReport},
+};
 
 /// A mask whose values are no further apart than this has hardly moved.
 const HARDLY: f64 = 0.05;
@@ -14,31 +17,22 @@ pub fn verdicts(run: &RunReport) -> Vec<Verdict> {
     if done < wanted {
         say(None, format!("Not finished: {done} of {wanted} epochs."));
     }
-    if let Some(table) = &run.accuracies {
-        let of = |row: Option<usize>| table.rows.get(row?)?.1.first().copied().flatten();
-        let column = table.columns.first().map_or("", String::as_str);
-        if let (Some(own), Some(chance)) = (of(table.own), table.chance) {
-            let against = [
-                ("the untrained encoder", of(table.untrained)),
-                ("raw pixels", of(table.pixels)),
-                ("a guess", Some(chance)),
-            ];
-            let compared: Vec<(&str, f64)> = against
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, own - value?)))
-                .collect();
-            let words: Vec<String> = compared
-                .iter()
-                .map(|(name, gain)| format!("{gain:+.1} points over {name}"))
-                .collect();
-            let good = compared.iter().all(|(_, gain)| *gain > 0.0);
-            say(Some(good), format!("{column} {own:.1} %: {}.", words.join(", ")));
-        }
-        let (with, without) = table.with_and_without_mask.unzip();
-        if let (Some(with), Some(without)) = (of(with), of(without)) {
+    if let Some(found) = run.accuracies.as_ref().and_then(|found| found.comparison.as_ref()) {
+        let Comparison { measure, own, untrained, pixels, chance, with_and_without_mask } = found;
+        let against = [
+            ("the untrained encoder", *untrained),
+            ("raw pixels", *pixels),
+            ("a guess", Some(*chance)),
+        ];
+        let gains = || against.iter().filter_map(|(name, value)| Some((name, own - (*value)?)));
+        let words: Vec<String> =
+            gains().map(|(name, gain)| format!("{gain:+.1} points over {name}")).collect();
+        let good = gains().all(|(_, gain)| gain > 0.0);
+        say(Some(good), format!("{measure} {own:.1} %: {}.", words.join(", ")));
+        if let Some((with, without)) = with_and_without_mask {
             let gain = with - without;
             let text = format!(
-                "At test time the mask changes {column} by {gain:+.1} points on the same features."
+                "At test time the mask changes {measure} by {gain:+.1} points on the same features."
             );
             say(None, text);
         }
@@ -104,27 +98,23 @@ mod tests {
 
     #[test]
     fn good_and_bad_news_are_told_apart() {
-        let row = |name: &str, knn| (name.to_owned(), vec![Some(knn)]);
-        let accuracies = Accuracies {
-            columns: vec!["kNN".to_owned()],
-            rows: vec![
-                row("untrained", 40.0),
-                row("with", 55.5),
-                row("without", 54.0),
-                row("pixels", 50.0),
-            ],
-            chance: Some(10.0),
-            own: Some(1),
-            untrained: Some(0),
-            pixels: Some(3),
-            with_and_without_mask: Some((1, 2)),
-            ..Accuracies::default()
+        let comparison = Comparison {
+            measure: "kNN",
+            own: 55.5,
+            untrained: Some(40.0),
+            pixels: Some(50.0),
+            chance: 10.0,
+            with_and_without_mask: Some((55.5, 54.0)),
+        };
+        let of = |own: f64| {
+            let comparison = Some(Comparison { own, ..comparison.clone() });
+            Some(Accuracies { comparison, ..Accuracies::default() })
         };
         let metrics = epoch(
             "\"embedding_std\":0.09,\"embedding_std_even\":0.1,\"effective_rank\":9,\"dead_dimensions\":0,\"base_loss\":4.0,\"chance_level\":5.0",
         );
         let mut run = RunReport {
-            accuracies: Some(accuracies),
+            accuracies: of(55.5),
             mask: Some(mask(&[0.05, 0.95])),
             metrics,
             epochs: (1, 1),
@@ -146,7 +136,7 @@ mod tests {
         run.metrics = epoch(
             "\"embedding_std\":0.001,\"embedding_std_even\":0.1,\"effective_rank\":1.2,\"base_loss\":5.1,\"chance_level\":5.0",
         );
-        run.accuracies.as_mut().expect("some").rows[1].1[0] = Some(39.0);
+        run.accuracies = of(39.0);
         let bad = verdicts(&run).into_iter().filter(|verdict| verdict.good == Some(false)).count();
         assert_eq!(bad, 4, "{:?}", verdicts(&run));
         assert!(verdicts(&run)[0].text.starts_with("Not finished: 1 of 30"));

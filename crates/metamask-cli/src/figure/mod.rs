@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use clap::{Args, ValueEnum};
-use metamask_eval::{Knn, conditional_variance, random_masks, redundancy, variance_share};
+use metamask_eval::{
+    Knn, class_distances, random_masks, redundancy, scored_deviations, variance_share,
+};
 use metamask_random::{Key, Purpose};
 use metamask_report::{
     ContributionFigure, Contributions, Drawing, RandomMasksFigure, VarianceFigure,
@@ -21,7 +23,7 @@ use crate::{
     arguments::{PlacesArguments, WorkersArguments},
     commands::set_threads,
     csv::Csv,
-    inspect::{OpenRun, name_of, protocol},
+    inspect::{Features, OpenRun, name_of, protocol},
     print,
     progress::Progress,
 };
@@ -151,17 +153,19 @@ fn contribution(
     runs: &[(String, OpenRun)],
     progress: &mut Progress,
 ) -> anyhow::Result<(Drawing, Csv, Vec<String>)> {
-    let mut table = Csv::new(&["run", "class", "dimension", "share"]);
+    let mut table = Csv::new(&["run", "class", "dimension", "distance_in_std"]);
     let mut found = Vec::new();
     for (name, run) in runs {
         progress.evaluating(&format!("features of {name}"));
         let data = &run.data.test;
         let h = features_of(&run.learner, data, run.config.augmentation.size)?;
-        let shares = class_shares(&h, &data.labels, data.n_classes())?;
+        let distances = class_distances(&h, &data.labels, data.n_classes())?;
+        let farthest = distances.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let shares: Vec<f64> = distances.iter().map(|distance| distance / farthest).collect();
         let dim = h.dim(1)?;
-        for (i, share) in shares.iter().enumerate() {
+        for (i, distance) in distances.iter().enumerate() {
             let class = &data.class_names[i / dim];
-            table.row(&[name, class, &(i % dim).to_string(), &share.to_string()]);
+            table.row(&[name, class, &(i % dim).to_string(), &distance.to_string()]);
         }
         let same = redundancy(&h)?;
         let mean = same.mean_off_diagonal.unwrap_or(0.0);
@@ -184,10 +188,11 @@ fn contribution(
             mean_correlation: *mean,
         })
         .collect();
+    let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
     let drawing = contribution_figure(&ContributionFigure {
-        title: "What each dimension adds to each class",
+        title: &names.join(", "),
         subtitle: &format!(
-            "Distance of a class's mean, in standard deviations, over the farthest; {}",
+            "Distance of a class's mean from that of all, in standard deviations, over the farthest; {}",
             first.images()
         ),
         classes: &first.data.test.class_names,
@@ -200,39 +205,6 @@ fn contribution(
         )
     });
     Ok((drawing, table, said.collect()))
-}
-
-/// |x̄ₖ_c − x̄ₖ| / σₖ over its largest value, `[classes, dim]`; 0 where nothing varies.
-fn class_shares(h: &Tensor, labels: &[u32], n_classes: usize) -> candle_core::Result<Vec<f64>> {
-    let rows = h.to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
-    let dim = rows.first().map_or(0, Vec::len);
-    let n = rows.len() as f64;
-    let mean = |k: usize| rows.iter().map(|row| row[k]).sum::<f64>() / n;
-    let means: Vec<f64> = (0..dim).map(mean).collect();
-    let std =
-        |k: usize| (rows.iter().map(|row| (row[k] - means[k]).powi(2)).sum::<f64>() / n).sqrt();
-    let stds: Vec<f64> = (0..dim).map(std).collect();
-    let mut sums = vec![0.0; n_classes * dim];
-    let mut counts = vec![0.0; n_classes];
-    for (row, &label) in rows.iter().zip(labels) {
-        let class = label as usize;
-        counts[class] += 1.0;
-        for (sum, value) in sums[class * dim..][..dim].iter_mut().zip(row) {
-            *sum += value;
-        }
-    }
-    let mut shares: Vec<f64> = (0..n_classes * dim)
-        .map(|i| {
-            let (class, k) = (i / dim, i % dim);
-            let varies = stds[k] > 1e-12 * means[k].abs().max(1e-12) && counts[class] > 0.0;
-            if varies { (sums[i] / counts[class] - means[k]).abs() / stds[k] } else { 0.0 }
-        })
-        .collect();
-    let largest = shares.iter().copied().fold(0.0, f64::max);
-    if largest > 0.0 {
-        shares.iter_mut().for_each(|share| *share /= largest);
-    }
-    Ok(shares)
 }
 
 /// Shares of the dimensions that figure 2 masks out.
@@ -249,21 +221,18 @@ fn masks(
     draws: u16,
     progress: &mut Progress,
 ) -> anyhow::Result<(Drawing, Csv, Vec<String>)> {
-    let OpenRun { config, data, learner, state } = run;
-    let size = config.augmentation.size;
-    progress.evaluating("features");
-    let (train, test) =
-        (features_of(learner, &data.train, size)?, features_of(learner, &data.test, size)?);
+    let OpenRun { config, data, state, .. } = run;
+    let Features { train, train_labels, test } = run.features(progress)?;
     let key = Key::new(config.run.seed, Purpose::Evaluation).view(VIEW);
     let mut asked = key.stream().permutation(test.dim(0)? as u32);
     asked.truncate(QUERIES);
     let queries = test.index_select(&Tensor::from_slice(&asked, asked.len(), test.device())?, 0)?;
     let labels: Vec<u32> = asked.iter().map(|&i| data.test.labels[i as usize]).collect();
     let knn = Knn {
-        k: config.evaluation.knn_k.min(data.train.len()),
+        k: config.evaluation.knn_k.min(train_labels.len()),
         temperature: config.evaluation.knn_temperature,
     };
-    let (bank, queries) = ((&train, &data.train.labels[..]), (&queries, &labels[..]));
+    let (bank, queries) = ((&train, &train_labels[..]), (&queries, &labels[..]));
     let mut told = |rate: f64| {
         progress.evaluating(&format!("{draws} masks over {:.0} % of the dimensions", 100.0 * rate));
     };
@@ -311,14 +280,10 @@ fn variance(
     let OpenRun { config, data, learner, state } = run;
     let mut of = |mask: WithMask, what: &str| -> anyhow::Result<Vec<f64>> {
         progress.evaluating(what);
-        let ([z, _], _) = embeddings_of(config, learner, &data.test.images, mask)?;
-        let z = z.to_dtype(candle_core::DType::F64)?;
-        let norm = z.sqr()?.sum_keepdim(1)?.sqrt()?.clamp(1e-12, f64::MAX)?;
-        // u = z / (|z| sqrt tau), as the loss sees it.
-        let u = (z.broadcast_div(&norm)? / config.objective.temperature.sqrt())?.abs()?;
-        let labels = &data.test.labels[..u.dim(0)?];
-        let variances = conditional_variance(&u, labels, data.test.n_classes())?;
-        Ok(variances.into_iter().map(f64::sqrt).collect())
+        let ([z_a, z_b], _) = embeddings_of(config, learner, &data.test.images, mask)?;
+        let labels = &data.test.labels[..z_a.dim(0)?];
+        let (n_classes, tau) = (data.test.n_classes(), config.objective.temperature);
+        Ok(scored_deviations((&z_a, &z_b), labels, n_classes, tau)?)
     };
     let without = of(WithMask::No, "embeddings without the mask")?;
     let with = match config.mask.mode {

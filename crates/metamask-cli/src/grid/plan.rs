@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use metamask_report::duration;
 use metamask_train::{
     Code, Failure,
     config::Config,
@@ -24,7 +25,7 @@ use super::{Meant, arguments::PlanArguments, data_arguments, meant, threads};
 use crate::{
     data_places::{self, bytes},
     print,
-    progress::{Spinner, duration},
+    progress::Spinner,
 };
 
 /// A line of the plan: a cell, or the base at equal compute.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use metamask_report::duration;
 use metamask_train::{
     Measure,
     grid::{
@@ -16,7 +17,7 @@ use metamask_train::{
     shown,
 };
 
-use crate::{print::to_stderr, progress::duration, signals::Signals};
+use crate::{print::to_stderr, signals::Signals};
 
 /// How often the outlook is told where there is no terminal.
 const EVERY: Duration = Duration::from_secs(300);

@@ -11,10 +11,10 @@ use metamask_eval::{
 };
 use metamask_random::{Key, Purpose};
 use metamask_report::{DimensionsFigure, Drawing, Fit, Relevance, Spectrum, dimensions_figure};
-use metamask_train::{Observer as _, checkpoint::State, expect_new, features_of, write_new};
+use metamask_train::{Observer as _, checkpoint::State, expect_new, write_new};
 use serde::Serialize;
 
-use super::{OpenRun, dimensions_table::table, name_of, protocol};
+use super::{Features, OpenRun, dimensions_table::table, name_of, protocol};
 use crate::{
     arguments::WorkersArguments, commands::set_threads, data_places, print, progress::Progress,
 };
@@ -70,15 +70,10 @@ pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<
     set_threads(arguments.workers.threads)?;
     expect_new(arguments.out.as_deref())?;
     let run = OpenRun::open(&arguments.run, &data_places::of(arguments.data_dir.clone(), true)?)?;
-    let OpenRun { config, data, learner, state } = &run;
+    let OpenRun { config, state, .. } = &run;
     let mut progress = Progress::new();
-    let size = config.augmentation.size;
-    progress.evaluating("features of the training images");
-    let train = features_of(learner, &data.train, size)?;
-    progress.evaluating("features of the test images");
-    let test = features_of(learner, &data.test, size)?;
-
-    let (report, factors) = measure(&run, (&train, &test), &mut progress)?;
+    let Features { train, train_labels, test } = run.features(&mut progress)?;
+    let (report, factors) = measure(&run, ((&train, &train_labels), &test), &mut progress)?;
     progress.finish();
 
     if let Some(out) = &arguments.out {
@@ -105,15 +100,15 @@ pub(crate) fn inspect(arguments: &InspectDimensionsArguments) -> anyhow::Result<
 /// The microscope on features of a run's training and test images.
 pub(crate) fn measure(
     run: &OpenRun,
-    (train, test): (&Tensor, &Tensor),
+    (train, test): ((&Tensor, &[u32]), &Tensor),
     progress: &mut Progress,
 ) -> anyhow::Result<(DimensionReport, Vec<NuisanceFactor>)> {
     let OpenRun { config, data, .. } = run;
-    let mask = run.mask_on_features(train.dim(1)?)?;
+    let mask = run.mask_on_features(test.dim(1)?)?;
     let factors = nuisance_factors(&data.test);
     let knn = Knn { k: config.evaluation.knn_k, temperature: config.evaluation.knn_temperature };
     let subject = Subject {
-        train: (train, &data.train.labels),
+        train,
         test: (test, &data.test.labels),
         n_classes: data.test.n_classes(),
         mask: mask.as_deref(),

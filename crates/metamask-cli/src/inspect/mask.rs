@@ -3,7 +3,7 @@
 use std::{fs, io::ErrorKind, path::Path};
 
 use candle_core::DType;
-use metamask_report::{MaskFigure, MaskSummary, mask_figure, mask_ranges};
+use metamask_report::{Log, MaskFigure, MaskSummary, mask_figure, mask_ranges};
 use metamask_train::{
     Code, Failure, Learner,
     checkpoint::{Checkpoints, State},
@@ -40,7 +40,7 @@ pub(crate) fn inspect(arguments: &InspectMaskArguments) -> anyhow::Result<()> {
     let values = values(&learner.mask.values()?)?;
 
     if let Some(out) = &arguments.out {
-        let mut ranges = mask_ranges(&metrics(run)?);
+        let mut ranges = mask_ranges(&Log::of(&metrics(run)?));
         // The log may be ahead of the checkpoint.
         ranges.retain(|range| range.epoch <= epoch);
         let figure = mask_figure(&MaskFigure {

@@ -12,10 +12,11 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use metamask_data::{Dataset, Places};
 use metamask_train::{
-    Config, Learner,
+    Config, Learner, Observer as _,
     checkpoint::{Checkpoints, Identity, State},
     config::MaskMode,
-    load_data, run_folder, shown,
+    evaluate::features_of_images,
+    features_of, load_data, run_folder, shown,
 };
 
 pub(crate) use bounds::InspectBoundsArguments;
@@ -25,6 +26,7 @@ pub(crate) use neighbours::InspectNeighboursArguments;
 use crate::{
     arguments::{InspectArguments, InspectCommand},
     commands::restore_latest,
+    progress::Progress,
 };
 
 pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
@@ -45,6 +47,15 @@ pub(crate) struct OpenRun {
     pub state: State,
 }
 
+/// What a run's encoder makes of its labelled images, without the mask.
+pub(crate) struct Features {
+    /// Of the training images but those that are also test images, which evaluation leaves
+    /// out, too.
+    pub train: Tensor,
+    pub train_labels: Vec<u32>,
+    pub test: Tensor,
+}
+
 impl OpenRun {
     pub fn open(run: &Path, places: &Places) -> anyhow::Result<Self> {
         let (config, config_sha256) = run_folder::read_config(run)?;
@@ -57,6 +68,18 @@ impl OpenRun {
         };
         let state = restore_latest(&checkpoints, (run, &config), &mut learner)?;
         Ok(Self { config, data, learner, state })
+    }
+
+    pub fn features(&self, progress: &mut Progress) -> anyhow::Result<Features> {
+        let Self { config, data, learner, .. } = self;
+        let size = config.augmentation.size;
+        let samples = data.training_without_test_images();
+        progress.evaluating("features of the training images");
+        let train = features_of_images(learner, &data.train.images, Some(&samples), size)?;
+        progress.evaluating("features of the test images");
+        let test = features_of(learner, &data.test, size)?;
+        let train_labels = samples.iter().map(|&i| data.train.labels[i as usize]).collect();
+        Ok(Features { train, train_labels, test })
     }
 
     /// The images that are looked at: how many of which kind.

@@ -10,15 +10,13 @@ use metamask_eval::{
 };
 use metamask_random::{Key, Purpose};
 use metamask_report::{
-    Accuracies, Log, MaskFigure, MaskReport, Picture, Points, RunReport, Table, mask_figure,
-    mask_ranges,
+    Accuracies, Comparison, Log, MaskFigure, MaskReport, Picture, Points, RunReport, Table,
+    mask_figure, mask_ranges,
 };
 use metamask_train::{
     Config, Failure, Learner, Observer as _, Results,
     checkpoint::{Checkpoints, State},
     config::MaskMode,
-    evaluate::Row,
-    features_of,
     neighbours::{Neighbours, neighbours},
     run_folder,
 };
@@ -28,10 +26,11 @@ use crate::{
     commands::restore_latest,
     data_preview::views_sheet,
     inspect::{
-        OpenRun, dimensions,
+        Features, OpenRun, dimensions,
         neighbours::{NEAREST, rows},
     },
     inspect::{name_of, protocol, values},
+    print,
     progress::Progress,
 };
 
@@ -52,14 +51,13 @@ pub(super) fn gather(
     progress: &mut Progress,
 ) -> anyhow::Result<RunReport> {
     let (config, config_sha256) = run_folder::read_config(run)?;
-    let metrics = run_folder::read_log(&run.join("metrics.jsonl"))?;
-    let timings = run_folder::read_log(&run.join("timings.jsonl"))?;
+    let log = |name: &str| run_folder::read_log(&run.join(name)).map(|text| Log::of(&text));
     let mut found = RunReport {
         name: name_of(run),
         trained: protocol(&config, State::default()),
         epochs: (0, config.training.epochs as u64),
-        metrics: Log::of(&metrics),
-        timings: Log::of(&timings),
+        metrics: log("metrics.jsonl")?,
+        timings: log("timings.jsonl")?,
         config: config.to_annotated_toml(),
         ..RunReport::default()
     };
@@ -69,26 +67,34 @@ pub(super) fn gather(
         None => found.missing.push("accuracies: the run is not finished".to_owned()),
     }
 
-    let checkpoints = Checkpoints::to_inspect(run.join("checkpoints"), config_sha256)?;
     let mut learner = Learner::new(&config, DType::F32)?;
     let start = values(&learner.mask.values()?)?.first().copied().unwrap_or(0.5);
-    let restored = restore_latest(&checkpoints, (run, &config), &mut learner);
-    if let Some(state) = but_for_failures(restored, "mask and images", &mut found.missing)? {
+    let places = arguments.places.places()?;
+    let open = match arguments.logs_only {
+        true => None,
+        false => but_for_failures(OpenRun::open(run, &places), "images", &mut found.missing)?,
+    };
+    // Without its data a run still has a mask.
+    let state = match &open {
+        Some(open) => Some(open.state),
+        None => {
+            let checkpoints = Checkpoints::to_inspect(run.join("checkpoints"), config_sha256)?;
+            let restored = restore_latest(&checkpoints, (run, &config), &mut learner);
+            but_for_failures(restored, "mask", &mut found.missing)?
+        }
+    };
+    if let Some(state) = state {
         found.trained = protocol(&config, state);
         found.epochs.0 = state.epoch;
         provenance.push(("checkpoint", format!("step {}, epoch {}", state.step, state.epoch)));
         if config.mask.mode == MaskMode::On {
-            found.mask = Some(mask((&config, state), &learner, (start, &metrics), &found.name)?);
+            let learner = open.as_ref().map_or(&learner, |open| &open.learner);
+            found.mask = Some(mask((&config, state), learner, start, &found)?);
         }
-        if !arguments.logs_only {
-            drop(learner);
-            let places = arguments.places.places()?;
-            let opened = OpenRun::open(run, &places);
-            if let Some(open) = but_for_failures(opened, "images", &mut found.missing)? {
-                provenance.push(("data, SHA-256", open.data.fingerprint()));
-                look_at_images(&open, &mut found, progress)?;
-            }
-        }
+    }
+    if let Some(open) = &open {
+        provenance.push(("data, SHA-256", open.data.fingerprint()));
+        look_at_images(open, &mut found, progress)?;
     }
     provenance.push(("program", format!("metamask {}", env!("CARGO_PKG_VERSION"))));
     let named = |(name, value): (&str, String)| (name.to_owned(), value);
@@ -113,39 +119,25 @@ fn but_for_failures<T>(
 }
 
 fn accuracies(config: &Config, results: Results) -> Accuracies {
-    type Number = fn(&Row) -> Option<f64>;
-    let has = |value: Number| results.rows.iter().any(|row| value(row).is_some());
-    let columns: [(&str, Number); 5] = [
-        ("kNN", |row| row.knn_percent),
-        ("linear", |row| row.linear_percent),
-        ("effective rank", |row| Some(row.dimensions?.effective_rank)),
-        ("RankMe", |row| Some(row.dimensions?.rank_me)),
-        ("alpha-ReQ", |row| row.dimensions?.alpha_req),
-    ];
-    let columns: Vec<(&str, Number)> =
-        columns.into_iter().filter(|(_, value)| has(*value)).collect();
     let place =
         |words: &str| results.rows.iter().position(|row| row.representation.starts_with(words));
     let with = place("trained encoder, with mask");
     let without = place("trained encoder, without mask");
-    let is_accuracies = columns.first().is_some_and(|(name, _)| *name == "kNN");
+    let own = if config.mask.at_test_time { with } else { without };
+    let own = own.or(place("trained encoder"));
+    let knn = |row: Option<usize>| results.rows[row?].knn_percent;
+    let comparison = knn(own).map(|own| Comparison {
+        measure: "kNN",
+        own,
+        untrained: knn(place("untrained encoder")),
+        pixels: knn(place("raw pixels")),
+        chance: results.chance_percent,
+        with_and_without_mask: knn(with).zip(knn(without)),
+    });
     Accuracies {
-        own: match config.mask.at_test_time {
-            true => with.or(place("trained encoder")),
-            false => without.or(place("trained encoder")),
-        },
-        untrained: place("untrained encoder"),
-        pixels: place("raw pixels"),
-        with_and_without_mask: with.zip(without),
-        rows: results
-            .rows
-            .iter()
-            .map(|row| {
-                (row.representation.clone(), columns.iter().map(|(_, of)| of(row)).collect())
-            })
-            .collect(),
-        columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        chance: is_accuracies.then_some(results.chance_percent),
+        table: print::numbers(&results),
+        own,
+        comparison,
         split: results.split,
         protocols: results.protocols,
     }
@@ -154,15 +146,15 @@ fn accuracies(config: &Config, results: Results) -> Accuracies {
 fn mask(
     (config, state): (&Config, State),
     learner: &Learner,
-    (start, metrics): (f64, &str),
-    name: &str,
+    start: f64,
+    found: &RunReport,
 ) -> anyhow::Result<MaskReport> {
     let values = values(&learner.mask.values()?)?;
-    let mut ranges = mask_ranges(metrics);
+    let mut ranges = mask_ranges(&found.metrics);
     // The log may be ahead of the checkpoint.
     ranges.retain(|range| range.epoch <= state.epoch);
     let figure = mask_figure(&MaskFigure {
-        title: name,
+        title: &found.name,
         subtitle: &protocol(config, state),
         values: &values,
         start,
@@ -196,12 +188,8 @@ fn look_at_images(
         return Ok(());
     }
 
-    let size = config.augmentation.size;
-    progress.evaluating("features of the training images");
-    let train = features_of(learner, &data.train, size)?;
-    progress.evaluating("features of the test images");
-    let test = features_of(learner, &data.test, size)?;
-    let (report, _) = dimensions::measure(run, (&train, &test), progress)?;
+    let Features { train, train_labels, test } = run.features(progress)?;
+    let (report, _) = dimensions::measure(run, ((&train, &train_labels), &test), progress)?;
     let subtitle = format!("{}; {}", found.trained, run.images());
     let figure = dimensions::figure(&found.name, &subtitle, &report);
     found.dimensions = Some((figure, dimension_table(&report)));
@@ -215,10 +203,10 @@ fn look_at_images(
     let (labels, n_classes) = (&data.test.labels, data.train.n_classes());
     progress.evaluating("confusion of classes");
     let knn = Knn {
-        k: config.evaluation.knn_k.min(data.train.len()),
+        k: config.evaluation.knn_k.min(train_labels.len()),
         temperature: config.evaluation.knn_temperature,
     };
-    let guessed = knn_predict(&train, &data.train.labels, &test, knn, n_classes)?;
+    let guessed = knn_predict(&train, &train_labels, &test, knn, n_classes)?;
     let mut counts = vec![vec![0; n_classes]; n_classes];
     for (&class, guess) in labels.iter().zip(guessed) {
         counts[class as usize][guess as usize] += 1;

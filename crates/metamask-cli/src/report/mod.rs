@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use metamask_report::{
-    RunReport, Table, Verdict, accuracy_table, html_page, report_page, tensorboard_events, verdicts,
+    Logged, RunReport, Verdict, html_page, report_page, tensorboard_events, verdicts,
 };
 use metamask_train::{Code, Failure, expect_new, shown, write_new};
 
@@ -112,7 +112,7 @@ fn summarise(text: &mut String, run: &RunReport) {
     }
     if let Some(found) = &run.accuracies {
         text.push('\n');
-        write_table(text, &accuracy_table(found));
+        text.push_str(&print::table_text(&found.table));
         let _ = writeln!(text, "\ndata      {}", found.split);
         for protocol in &found.protocols {
             let _ = writeln!(text, "protocol  {protocol}");
@@ -122,23 +122,6 @@ fn summarise(text: &mut String, run: &RunReport) {
         let _ = writeln!(text, "missing   {missing}");
     }
     text.push('\n');
-}
-
-fn write_table(text: &mut String, Table { head, rows }: &Table) {
-    let width = |i: usize| {
-        let cells = rows.iter().map(|row| row[i].chars().count());
-        cells.chain([head[i].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    for row in std::iter::once(head).chain(rows) {
-        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let _ = match i {
-                0 => write!(text, "{cell:width$}"),
-                _ => write!(text, "  {cell:>width$}"),
-            };
-        }
-        text.push('\n');
-    }
 }
 
 /// A folder for each run, as TensorBoard tells runs apart.
@@ -156,15 +139,10 @@ fn write_events(folder: &Path, runs: &[RunReport]) -> Result<(), Failure> {
 fn numbers(runs: &[RunReport]) -> Csv {
     let mut csv = Csv::new(&["run", "kind", "step", "name", "value"]);
     for run in runs {
-        for log in [&run.metrics, &run.timings] {
-            for kind in ["step", "epoch"] {
-                for name in log.names(kind).into_iter().filter(|name| *name != "step") {
-                    for (step, value) in log.series(kind, "step", name) {
-                        let (step, value) = (step.to_string(), value.to_string());
-                        csv.row(&[&run.name, kind, &step, name, &value]);
-                    }
-                }
-            }
+        for Logged { kind, step, name, value, .. } in
+            run.metrics.numbers().chain(run.timings.numbers())
+        {
+            csv.row(&[&run.name, kind, &step.to_string(), name, &value.to_string()]);
         }
     }
     csv
