@@ -8,6 +8,7 @@ use crate::error::DataError;
 use crate::picture;
 use crate::pixel_file::{Index, PixelFile, PixelWriter, SourceFile};
 use crate::report::{Reporter, Unit};
+use crate::spread::spread;
 
 /// Where a reader writes to, and what it may tell.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +88,8 @@ impl Decoding {
         )
     }
 
-    /// Finishes the file. Unlabelled images that equal a test image byte for
+    /// Finishes the file. Images that come one class after the other (Tiny-ImageNet) are
+    /// spread, for whoever takes the first or the last so many. Unlabelled images that equal a test image byte for
     /// byte trade places with the first ones, so that they can be left out.
     pub(crate) fn finish(self, index: Index) -> Result<PixelFile, DataError> {
         let mut index = Index { height: self.side, width: self.side, ..index };
@@ -96,9 +98,32 @@ impl Decoding {
         if index.unlabelled > 0 && !index.test.is_empty() {
             index.equal_to_test = self.set_apart_equal_to_test(&index)?;
         }
+        if index.folds.is_empty() {
+            let first_train = index.test.len() + index.unlabelled;
+            self.spread_if_sorted(0, &mut index.test)?;
+            self.spread_if_sorted(first_train, &mut index.train)?;
+        }
         let file = self.writer.finish(index, self.target.place().as_deref())?;
         self.target.report.finished();
         Ok(file)
+    }
+
+    fn spread_if_sorted(&self, first: usize, labels: &mut Vec<u32>) -> Result<(), DataError> {
+        if !labels.is_sorted() {
+            return Ok(());
+        }
+        let mut order = spread(labels);
+        *labels = order.iter().map(|&image| labels[image]).collect();
+        // Each cycle of the permutation by exchanges; a place that is done holds itself.
+        for place in 0..order.len() {
+            let mut at = place;
+            while order[at] != place {
+                self.writer.swap(first + at, first + order[at])?;
+                at = std::mem::replace(&mut order[at], at);
+            }
+            order[at] = at;
+        }
+        Ok(())
     }
 
     fn set_apart_equal_to_test(&self, index: &Index) -> Result<usize, DataError> {

@@ -30,6 +30,7 @@ use crate::load::{LoadOptions, decoded_name};
 use crate::picture;
 use crate::pixel_file::{Index, PixelFile, SourceFile};
 use crate::split::Split;
+use crate::spread::spread;
 
 /// What to do with a file that has a picture's name and is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -221,23 +222,11 @@ fn list(root: &Path) -> Result<Listing, DataError> {
     Ok(listing)
 }
 
-/// The images of each class in their order, spread evenly among the others: who takes the
-/// first or the last so many gets a share of every class.
+/// The pictures, so ordered that any part has a share of every class.
 fn spread_classes(entries: Vec<Entry>) -> Vec<Entry> {
-    let mut sizes: BTreeMap<Option<u32>, usize> = BTreeMap::new();
-    let ranked = entries.into_iter().map(|entry| {
-        let size = sizes.entry(entry.class).or_default();
-        *size += 1;
-        (*size - 1, entry)
-    });
-    let mut ranked: Vec<(usize, Entry)> = ranked.collect();
-    // Image i of n has its place at (i + 1/2) / n of the whole.
-    let place = |(i, entry): &(usize, Entry)| (2 * i + 1, sizes[&entry.class]);
-    ranked.sort_by(|a, b| {
-        let ((a_over, a_under), (b_over, b_under)) = (place(a), place(b));
-        (a_over * b_under).cmp(&(b_over * a_under)).then(a.1.class.cmp(&b.1.class))
-    });
-    ranked.into_iter().map(|(_, entry)| entry).collect()
+    let classes: Vec<Option<u32>> = entries.iter().map(|entry| entry.class).collect();
+    let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+    spread(&classes).into_iter().filter_map(|i| entries[i].take()).collect()
 }
 
 /// The first folder of a path that has a file below it.

@@ -5,7 +5,6 @@
 //! zstd. The files' own order is kept, images stay upright. The parquet crate
 //! panics on some damaged files; its panics come back as errors.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use crate::grey::{SIDE, rim};
 use crate::guard::guarded;
 use crate::idx_set::centred;
 use crate::manifest::{Layout, Manifest};
+use crate::page_header::BoundedPages;
 use crate::picture::{self, Picture};
 use crate::pixel_file::{Index, PixelFile};
 use crate::split::Split;
@@ -129,7 +129,7 @@ fn extend(
     Ok(())
 }
 
-fn rows(reader: &SerializedFileReader<File>) -> usize {
+fn rows(reader: &SerializedFileReader<BoundedPages>) -> usize {
     usize::try_from(reader.metadata().file_metadata().num_rows()).expect("checked when opened")
 }
 
@@ -144,7 +144,7 @@ fn failed(path: &Path, error: &parquet::errors::ParquetError) -> DataError {
     DataError::content(path, format!("a damaged parquet file ({text})"), "an intact one")
 }
 
-fn open(part: &Part) -> Result<SerializedFileReader<File>, DataError> {
+fn open(part: &Part) -> Result<SerializedFileReader<BoundedPages>, DataError> {
     use std::io::{Read, Seek};
     let path = &part.path;
     let mut file = file::open(path, "a parquet file")?;
@@ -156,7 +156,7 @@ fn open(part: &Part) -> Result<SerializedFileReader<File>, DataError> {
         return Err(DataError::kind(path, found, "a parquet file"));
     }
     let length = file.metadata().map_err(|error| file::unreadable(path, &error))?.len();
-    let reader = match guarded(|| SerializedFileReader::new(file)) {
+    let reader = match guarded(|| SerializedFileReader::new(BoundedPages(file))) {
         Ok(Ok(reader)) => reader,
         Ok(Err(error)) => return Err(failed(path, &error)),
         Err(_) => return Err(panicked(path)),
@@ -191,7 +191,7 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    fn of(part: &'a Part, reader: SerializedFileReader<File>) -> Result<Self, DataError> {
+    fn of(part: &'a Part, reader: SerializedFileReader<BoundedPages>) -> Result<Self, DataError> {
         let path = &part.path;
         let schema = reader.metadata().file_metadata().schema_descr().root_schema().clone();
         let field = |name: &str| {

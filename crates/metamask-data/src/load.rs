@@ -160,7 +160,10 @@ fn decode(manifest: &Manifest, found: &Found, target: &Target) -> Result<PixelFi
 
 /// The name of a decoded file: the set's, and what it was made of and how.
 pub(crate) fn decoded_name(name: &str, stamp: &[u8], side: Option<usize>) -> String {
+    /// Raised when the same bytes are decoded to something else, or in another order.
+    const VERSION: u8 = 2;
     let mut hash = Sha256::new();
+    hash.update([VERSION]);
     hash.update(stamp);
     hash.update(side.unwrap_or(0).to_le_bytes());
     format!("{name}-{}.pixels", &hex(&hash.finalize())[..16])

@@ -157,6 +157,46 @@ fn tiny_imagenet_s_grey_pictures_become_rgb() {
 }
 
 #[test]
+fn a_page_that_claims_more_than_its_bytes_can_hold_is_refused_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cifar10(dir.path(), Compression::SNAPPY);
+    // Bytes that no codec packs.
+    let mut state = 1u32;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    let rows = [(noise.take(1_300_000).collect(), 0)];
+    let path = dir.path().join(CIFAR10[0]);
+    write::parquet(&path, "img", Some("label"), &rows, Compression::SNAPPY);
+    // Magic, then the first page's header: its type, its unpacked size in four bytes.
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!((bytes[4], bytes[6], bytes[9] > 127, bytes[10] > 127), (0x15, 0x15, true, false));
+    bytes[7..11].copy_from_slice(&[0xfe, 0xff, 0xff, 0x7f]);
+    fs::write(&path, bytes).unwrap();
+    let error = refused(from("cifar10", dir.path()));
+    assert!(error.message.contains("unpacked 134217727"), "{error}");
+}
+
+#[test]
+fn what_lies_one_class_after_the_other_is_spread() {
+    let dir = tempfile::tempdir().unwrap();
+    for (split, n) in [("train", 6), ("test", 4)] {
+        let of_class = |(i, (bytes, _))| (bytes, if i < n - 2 { 3 } else { 8 });
+        let rows: Vec<_> = rows(0, n, 32, 10).into_iter().enumerate().map(of_class).collect();
+        let path = dir.path().join(format!("{split}-00000-of-00001.parquet"));
+        write::parquet(&path, "img", Some("label"), &rows, Compression::SNAPPY);
+    }
+    let set = from("cifar10", dir.path()).unwrap();
+    // Four of class 3 at 1/8, 3/8, 5/8, 7/8, two of class 8 at 1/4 and 3/4.
+    assert_eq!(set.train.labels, [3, 8, 3, 3, 8, 3]);
+    for (place, image) in [0, 4, 1, 2, 5, 3].into_iter().enumerate() {
+        assert!(set.train.images.image(place) == write::rgb(image, 32), "{place}");
+    }
+    assert_eq!(set.test.labels, [3, 8, 3, 8]);
+}
+
+#[test]
 fn mnist_from_parquet_is_what_it_is_from_idx_files() {
     let dir = tempfile::tempdir().unwrap();
     let (idx, hub) = (dir.path().join("idx"), dir.path().join("hub"));
