@@ -233,7 +233,7 @@ fn in_use(metamask: &Metamask, told: &mut Told) {
     told.check("LOCKED", &finished, &text);
 }
 
-/// Disks that are full and files that may not grow.
+/// Disks that are full, files that may not grow, and memory that ends.
 fn files(metamask: &Metamask, told: &mut Told) {
     let arguments = micro_run(metamask, "limited");
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -245,6 +245,22 @@ fn files(metamask: &Metamask, told: &mut Told) {
     let text = self::told(&finished);
     assert!(text.starts_with(begin) && text.ends_with(end), "{text}");
     told.check_status("IO", &finished);
+
+    let mut arguments = micro_run(metamask, "large");
+    arguments.extend(["--set", "encoder.width=512", "--offline"].map(String::from));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let script = "ulimit -v 400000; exec \"$0\" \"$@\"";
+    let output = metamask.under("bash", &["-c", script], &arguments).output().expect("bash starts");
+    let finished = Finished::from(output);
+    let text = self::told(&finished);
+    let end = " MiB, the system has no more to give\n  kept: what was saved\n  help: take a smaller \
+               batch, or --set meta.activations=recompute; `metamask doctor` says beforehand what a \
+               run needs\n";
+    assert!(
+        text.starts_with("error[MEMORY]: could not allocate ") && text.ends_with(end),
+        "{text}"
+    );
+    told.check_status("MEMORY", &finished);
 
     if Path::new("/dev/full").exists() {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("it can be opened");

@@ -20,6 +20,7 @@ mod export;
 mod figure;
 mod grid;
 mod inspect;
+mod memory;
 mod print;
 mod progress;
 mod report;

@@ -30,7 +30,7 @@ pub use layers::{
     max_pool2d_tangent,
 };
 pub use linearized::Linearized;
-pub use memory::{give_back_freed_memory, keep_freed_memory};
+pub use memory::{Allocator, give_back_freed_memory, keep_freed_memory};
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};

@@ -1,4 +1,52 @@
-//! What the process does with memory that was freed.
+//! What the process does with memory that was freed, and where there is none.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+
+/// The system's allocator, for `#[global_allocator]`. Where it has no memory left, a
+/// function of the program's tells so and ends it; Rust's own way is a message about an
+/// allocation and SIGABRT.
+///
+/// The function is called in the middle of an allocation: it may write a line and exit,
+/// and must not allocate.
+#[derive(Debug)]
+pub struct Allocator {
+    refused: fn(n_bytes: usize) -> !,
+}
+
+impl Allocator {
+    /// `refused` is given the size of the block that there is no memory for.
+    pub const fn new(refused: fn(n_bytes: usize) -> !) -> Self {
+        Self { refused }
+    }
+
+    fn expect(&self, at: *mut u8, n_bytes: usize) -> *mut u8 {
+        if at.is_null() { (self.refused)(n_bytes) } else { at }
+    }
+}
+
+// SAFETY: the system's allocator does the work; what it returns is passed on as it is.
+#[allow(unsafe_code, reason = "an allocator has no other interface")]
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.expect(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.expect(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, n_bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        self.expect(unsafe { System.realloc(at, layout, n_bytes) }, n_bytes)
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
 
 /// Asks the allocator to keep freed memory for the next allocation.
 ///

@@ -46,13 +46,15 @@ pub enum Code {
     Io,
     /// A full disk.
     DiskFull,
+    /// More memory than there is.
+    Memory,
     /// A run folder that another process uses.
     Locked,
 }
 
 impl Code {
     /// Every code, in the order of the exit statuses.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Usage,
         Self::Config,
         Self::Device,
@@ -71,6 +73,7 @@ impl Code {
         Self::OutDir,
         Self::Io,
         Self::DiskFull,
+        Self::Memory,
         Self::Locked,
     ];
 
@@ -107,6 +110,7 @@ impl Code {
             Self::OutDir => "OUT-DIR",
             Self::Io => "IO",
             Self::DiskFull => "DISK-FULL",
+            Self::Memory => "MEMORY",
             Self::Locked => "LOCKED",
         }
     }
@@ -124,7 +128,7 @@ impl Code {
             Self::Download => 69,
             Self::NotFinite | Self::Collapsed | Self::Promise | Self::Internal => 70,
             Self::OutDir => 73,
-            Self::Io | Self::DiskFull => 74,
+            Self::Io | Self::DiskFull | Self::Memory => 74,
             Self::Locked => 75,
         }
     }

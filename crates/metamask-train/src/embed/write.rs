@@ -133,7 +133,13 @@ fn csv(names: Option<&[String]>, rows: &Tensor) -> candle_core::Result<Vec<u8>> 
     Ok(text.into_bytes())
 }
 
+/// A path that begins like a formula of a spreadsheet is written from its folder on,
+/// `./=1+1.png`: the same file, and text to everybody.
 fn quoted(name: &str) -> String {
+    let name = match name.starts_with(['=', '+', '-', '@', '\t']) {
+        true => &format!("./{name}"),
+        false => name,
+    };
     match name.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", name.replace('"', "\"\"")),
         false => name.to_owned(),
@@ -185,9 +191,12 @@ mod tests {
     #[test]
     fn csv_quotes_names_and_keeps_every_digit() -> candle_core::Result<()> {
         let rows = Tensor::new(&[[0.1f32, -1e-8], [3.0, 16_777_216.0]], &Device::Cpu)?;
-        let names = ["a,\"b\".png".to_owned(), "c.png".to_owned()];
+        let names = ["a,\"b\".png".to_owned(), "=c.png".to_owned()];
         let text = String::from_utf8(csv(Some(&names), &rows)?).expect("text");
-        assert_eq!(text, "name,0,1\r\n\"a,\"\"b\"\".png\",0.1,-0.00000001\r\nc.png,3,16777216\r\n");
+        assert_eq!(
+            text,
+            "name,0,1\r\n\"a,\"\"b\"\".png\",0.1,-0.00000001\r\n./=c.png,3,16777216\r\n"
+        );
         Ok(())
     }
 }
