@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::injuries::tried;
 use sha2::{Digest, Sha256};
 
 use crate::bad_input::assert_refused;
@@ -177,6 +178,8 @@ fn killed_fifty_times_a_download_still_ends_with_the_right_file() {
     assert!(n_killed >= 25, "only {n_killed} of 50 kills hit");
     served.succeed(&["data", "fetch", "manifest:small.toml"]);
     served.succeed(&["data", "verify", "manifest:small.toml"]);
+    let n = n_killed as usize;
+    tried("SIGKILL in one download, then the right file", n, n);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! They start the binary that METAMASK_BIN names (`cargo xtask test` sets it)
 //! and look at exit codes, at what is printed and at the run folder.
 
+#[path = "../injuries.rs"]
+#[allow(dead_code)]
+mod injuries;
+
 mod bad_input;
 mod data;
 mod doctor;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use metamask_random::{Key, Purpose};
 
-use crate::faults::{full, micro_run, tried};
+use crate::injuries::{tried, tries_all};
+
+use crate::faults::micro_run;
 use crate::support::{Metamask, Results, sorted_names};
 
 /// Kills, of which as many as a quarter must come after a checkpoint, so that a resumed
@@ -23,7 +25,7 @@ fn resumed(mut arguments: Vec<String>) -> Vec<String> {
 #[test]
 fn killed_at_random_instants_and_resumed_a_run_ends_with_the_same_bits() {
     let Some(metamask) = Metamask::in_memory() else { return };
-    let n_kills = if full() { N_KILLS_IN_FULL } else { N_KILLS };
+    let n_kills = if tries_all() { N_KILLS_IN_FULL } else { N_KILLS };
     // A run as it is, and those whose state is all that there can be: a queue of
     // neighbours, a step that a lookahead still has to judge, moments of Adam; a target.
     let kinds = [

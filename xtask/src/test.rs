@@ -20,7 +20,7 @@ nothing but Rust: a test that lacks a tool prints `skipped: <test>: <reason>`,
 and the lines are repeated at the end.
 
 Options:
-  --full  install what tests want (strace, chromium, a font, dataset-fashion-mnist;
+  --full  install what tests want (strace, faketime, chromium, a font, Fashion-MNIST;
           by apt-get, as root) and skip nothing: with METAMASK_FULL=1 a skip is a
           failure. Tests that hold us against Python's libraries run where
           METAMASK_PYTHON names an interpreter with xtask/peers/requirements.txt,
@@ -44,10 +44,14 @@ enum Wanted {
     Folder(&'static str),
 }
 
-const TOOLS: [Tool; 4] = [
+const TOOLS: [Tool; 5] = [
     Tool {
         wanted: Wanted::Program { name: "strace", version_flag: "--version" },
         package: "strace",
+    },
+    Tool {
+        wanted: Wanted::Program { name: "faketime", version_flag: "--version" },
+        package: "faketime",
     },
     Tool {
         wanted: Wanted::Program { name: "chromium", version_flag: "--version" },

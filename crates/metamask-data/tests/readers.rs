@@ -4,6 +4,10 @@
 //! One test function, so that the peak of the memory is the readers' own.
 //! METAMASK_FULL=1 damages ten thousand files for each parser, otherwise a few hundred.
 
+#[path = "../../../tests/injuries.rs"]
+#[allow(dead_code)]
+mod injuries;
+
 #[path = "formats/write.rs"]
 #[allow(dead_code)]
 mod write;
@@ -17,7 +21,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use image::ImageFormat;
 use metamask_data::{DataError, DatasetSpec, LoadOptions, Manifest, Places, load};
-use metamask_random::{Key, Purpose, Stream};
+use metamask_random::{Key, Purpose};
+
+use injuries::{mutated, tried, tries_all};
 
 /// A reader takes a millisecond of this process's time on the cores.
 const SLOWEST: Duration = Duration::from_secs(3);
@@ -38,7 +44,7 @@ struct Case {
 #[test]
 fn damaged_files_are_refused_by_name_quickly_and_within_bounds() {
     let full = std::env::var_os("METAMASK_FULL").is_some_and(|value| value == "1");
-    let n = if full { 10_000 } else { 250 };
+    let n = if full || tries_all() { 10_000 } else { 250 };
     // A foreign parser's panic is caught, and need not be seen.
     let shown = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -75,6 +81,7 @@ fn damaged_files_are_refused_by_name_quickly_and_within_bounds() {
         replace(&case.file, &case.bytes);
         // Pixels may change unseen in a file of no published size; structure may not.
         assert!(refused > n / 4, "{}: only {refused} of {n} were refused", case.parser);
+        tried(&format!("mutations of a data set's file: {}", case.parser), n as usize, n as usize);
     }
     bombs(folder.path());
 
@@ -225,45 +232,6 @@ fn cases(folder: &Path) -> Vec<Case> {
     fs::write(&file, include_str!("../../../data/manifests/stl10.toml")).unwrap();
     add("manifest", "", folder.to_owned(), file);
     cases
-}
-
-/// The file with one to three injuries.
-fn mutated(bytes: &[u8], stream: &mut Stream) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for _ in 0..=stream.below(3) {
-        let n = bytes.len() as u32;
-        let at = stream.below(n.max(1)) as usize;
-        match stream.below(7) {
-            _ if bytes.is_empty() => bytes.push(stream.next_u32() as u8),
-            0 => bytes[at] ^= 1 << stream.below(8),
-            1 => bytes.truncate(at),
-            2 => {
-                // A piece of the file in another place.
-                let piece: Vec<u8> = bytes[at..].iter().take(200).copied().collect();
-                let to = stream.below(n) as usize;
-                bytes.splice(to..to, piece);
-            }
-            3 => {
-                // A length in the header.
-                let field = 4 * stream.below(4) as usize;
-                let length = stream.next_u32() >> stream.below(32);
-                let header = bytes.iter_mut().skip(field);
-                header.zip(length.to_be_bytes()).for_each(|(byte, new)| *byte = new);
-            }
-            4 => bytes.extend((0..=stream.below(9)).map(|i| i as u8)),
-            5 => {
-                // Footers are at the end: parquet's and zip's.
-                let from_end = stream.below(n.min(400)) as usize;
-                let n = bytes.len();
-                bytes[n - 1 - from_end] = stream.next_u32() as u8;
-            }
-            _ => {
-                let start = at.min(20);
-                bytes[start] = stream.next_u32() as u8; // headers are at the start
-            }
-        }
-    }
-    bytes
 }
 
 /// The time this process has been on a core, where the system tells: a machine

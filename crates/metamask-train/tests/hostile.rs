@@ -3,13 +3,16 @@
 //!
 //! One test function, so that the peak of the memory is the parsers' own.
 
+#[path = "../../../tests/injuries.rs"]
+#[allow(dead_code)]
+mod injuries;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use metamask_random::{Key, Purpose, Stream};
+use metamask_random::{Key, Purpose};
 use metamask_train::{
     Code, Config, RunOptions,
     checkpoint::NamedTensors,
@@ -17,6 +20,8 @@ use metamask_train::{
     pretrain,
     untrusted::{dump_record, log_up_to, manifest_step, results, tensor_names, tensors},
 };
+
+use injuries::{mutated, tried};
 
 const N: u32 = 10_000;
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -111,7 +116,7 @@ fn whatever_the_bytes_there_is_an_answer_soon_and_within_bounds() -> anyhow::Res
         // A manifest seals itself; a payload's flips are the manifest's to find.
         let expected = if *name == "MANIFEST.json" { N * 99 / 100 } else { N / 10 };
         assert!(n_refused > expected, "{name}: only {n_refused} of {N} were refused");
-        tried(&format!("mutations of {name}"), N);
+        tried(&format!("mutations of {name}"), N as usize, N as usize);
     }
     forged(&like);
     bombs(&like);
@@ -204,7 +209,7 @@ fn forged(_: &NamedTensors) {
             "{what}: {failure}"
         );
     }
-    tried("forged headers and shapes of safetensors", cases.len() as u32);
+    tried("forged headers and shapes of safetensors", cases.len(), cases.len());
 }
 
 /// Small inputs that ask for much, and large ones.
@@ -228,46 +233,8 @@ fn bombs(like: &NamedTensors) {
         takes(name, bytes, like);
         assert!(start.elapsed() < SLOWEST, "{name}: {:?}", start.elapsed());
     }
-    tried("bombs: deep, wide or large configurations, logs and headers", cases.len() as u32);
-}
-
-/// The bytes with one to three injuries.
-fn mutated(bytes: &[u8], stream: &mut Stream) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for _ in 0..=stream.below(3) {
-        let n = bytes.len() as u32;
-        let at = stream.below(n.max(1)) as usize;
-        match stream.below(6) {
-            _ if bytes.is_empty() => bytes.push(stream.next_u32() as u8),
-            0 => bytes[at] ^= 1 << stream.below(8),
-            1 => bytes.truncate(at),
-            2 => {
-                let piece: Vec<u8> = bytes[at..].iter().take(200).copied().collect();
-                let to = stream.below(n) as usize;
-                bytes.splice(to..to, piece);
-            }
-            3 => {
-                // A length or an offset.
-                let digits = (stream.next_u64() >> stream.below(64)).to_string();
-                let end = (at + digits.len()).min(bytes.len());
-                bytes.splice(at..end, digits.into_bytes());
-            }
-            4 => {
-                let length = stream.next_u64() >> stream.below(64);
-                bytes.iter_mut().zip(length.to_le_bytes()).for_each(|(byte, new)| *byte = new);
-            }
-            _ => bytes[at] = b"{}[]\",:.-+eE\\\n\0=#"[stream.below(17) as usize],
-        }
-    }
-    bytes
-}
-
-/// Tells `cargo xtask faults` what was tried.
-fn tried(what: &str, n: u32) {
-    if std::env::var_os("METAMASK_FAULTS").is_some() {
-        let line = format!("tried: {what} | {n} | {n}\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
-    }
+    let what = "bombs: deep, wide or large configurations, logs and headers";
+    tried(what, cases.len(), cases.len());
 }
 
 /// The most memory this process has held, where the system tells.

@@ -4,7 +4,9 @@ use std::fs;
 
 use metamask_random::{Key, Purpose};
 
-use super::{full, micro_run, tried};
+use crate::injuries::{tried, tries_all};
+
+use super::micro_run;
 use crate::support::{Metamask, sorted_names};
 
 #[test]
@@ -17,7 +19,7 @@ fn every_flipped_bit_of_a_checkpoint_is_found() {
         .map(|name| (name.clone(), fs::read(folder.join(name)).expect("a file")))
         .collect();
     let n_bits: usize = files.iter().map(|(_, bytes)| 8 * bytes.len()).sum();
-    let n = if full() { 1000 } else { 60 };
+    let n = if tries_all() { 1000 } else { 60 };
     let mut n_found = 0;
     for i in 0..n {
         let mut bit = Key::new(3, Purpose::Test).sample(i).stream().below(n_bits as u32) as usize;

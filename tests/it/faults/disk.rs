@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{ends_the_same, is_told, micro_run, sample, tried, whole_run};
+use crate::injuries::tried;
+
+use super::{ends_the_same, is_told, micro_run, sample, whole_run};
 use crate::support::{Finished, Metamask, skip};
 
 /// A disk of its own in memory, of `kib` KiB; gone when dropped.

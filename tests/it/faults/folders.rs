@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{is_told, micro_run, tried, whole_run};
+use crate::injuries::tried;
+
+use super::{is_told, micro_run, whole_run};
 use crate::bad_input::assert_refused;
 use crate::support::{Finished, Metamask, Results, skip};
 

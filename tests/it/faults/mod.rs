@@ -8,12 +8,14 @@
 mod checkpoints;
 mod disk;
 mod folders;
+mod processes;
 mod readers;
 mod soak;
 mod syscalls;
 
 use std::fs;
-use std::io::Write;
+
+use crate::injuries::tries_all;
 
 use crate::support::{Finished, Metamask, Results};
 
@@ -49,21 +51,6 @@ batch_size = 16
 [log]
 every_steps = 1
 "#;
-
-/// Whether everything is to be tried, not a sample.
-pub(crate) fn full() -> bool {
-    std::env::var_os("METAMASK_FAULTS").is_some_and(|value| value == "full")
-}
-
-/// Tells `cargo xtask faults` what was tried and how often it was survived.
-pub(crate) fn tried(what: &str, tried: usize, survived: usize) {
-    if std::env::var_os("METAMASK_FAULTS").is_some() {
-        // In one piece, and past libtest, which captures `eprintln!`.
-        let line = format!("tried: {what} | {tried} | {survived}\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
-    }
-    assert!(tried > 0 && tried == survived, "{what}: {survived} of {tried}");
-}
 
 /// `pretrain` of [`MICRO`] into a folder.
 pub(crate) fn micro_run(metamask: &Metamask, out: &str) -> Vec<String> {
@@ -110,6 +97,6 @@ fn ends_the_same(metamask: &Metamask, out: &str, whole: &Results) -> Result<(), 
 
 /// Every n-th of a list, so that about `most` are left; all of them when everything is tried.
 fn sample<T>(list: Vec<T>, most: usize) -> Vec<T> {
-    let every = if full() { 1 } else { list.len().div_ceil(most).max(1) };
+    let every = if tries_all() { 1 } else { list.len().div_ceil(most).max(1) };
     list.into_iter().step_by(every).collect()
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{full, micro_run, tried};
+use crate::injuries::{tried, tries_all};
+
+use super::micro_run;
 use crate::support::{Metamask, sorted_names};
 
 fn hex(bytes: &[u8]) -> String {
@@ -45,7 +47,7 @@ fn log_is_whole(run: &Path) -> bool {
 #[test]
 fn a_reader_sees_no_torn_file_while_a_run_saves() {
     let Some(metamask) = Metamask::in_memory() else { return };
-    let n_saves = if full() { 500 } else { 50 };
+    let n_saves = if tries_all() { 500 } else { 50 };
     let mut arguments = micro_run(&metamask, "run");
     arguments.extend(["--set".into(), format!("training.epochs={n_saves}")]);
     let mut child = metamask.command(&arguments).spawn().expect("it starts");

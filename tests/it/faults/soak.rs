@@ -5,7 +5,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use super::{full, micro_run, tried};
+use crate::injuries::{tried, tries_all};
+
+use super::micro_run;
 use crate::support::{Metamask, skip};
 
 /// Steps of an epoch of 2,000 images at batch 4.
@@ -24,7 +26,7 @@ fn look(pid: u32) -> Option<(u64, usize)> {
 #[test]
 fn memory_and_open_files_of_a_long_run_are_those_of_a_short_one() {
     let Some(metamask) = Metamask::in_memory() else { return };
-    let n_epochs: usize = if full() { 400 } else { 6 };
+    let n_epochs: usize = if tries_all() { 400 } else { 6 };
     let mut arguments = micro_run(&metamask, "run");
     for set in [
         "data.train_images=2016".to_owned(),
@@ -48,7 +50,7 @@ fn memory_and_open_files_of_a_long_run_are_those_of_a_short_one() {
         if done > n_epochs / 10 && done < n_epochs {
             looks.extend(look(child.id()));
         }
-        thread::sleep(Duration::from_millis(if full() { 500 } else { 20 }));
+        thread::sleep(Duration::from_millis(if tries_all() { 500 } else { 20 }));
     }
     assert!(child.wait().expect("a child").success());
     let [(first_kib, first_files), .., (last_kib, last_files)] = looks[..] else {
