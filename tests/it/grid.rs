@@ -119,6 +119,18 @@ fn killed_and_resumed_a_grid_ends_with_the_same_table() {
     assert!(!again.stderr.contains("starts") && !again.stderr.contains("resumes"), "all skipped");
     let status = metamask.succeed(&["grid", "status", "small.toml", "--runs", "killed"]).stdout;
     assert!(status.contains("6 finished"), "{status}");
+
+    // The picture has the table's numbers.
+    let draw = ["grid", "figure", "small.toml", "--records", "whole/records", "--out", "drawn"];
+    metamask.succeed(&draw);
+    let rows = table(&metamask, "whole/records");
+    let mean = rows[0].iter().position(|name| name == "mean_percent").expect("a column");
+    let drawn = String::from_utf8(read(&metamask.path("drawn/small.csv"))).expect("UTF-8");
+    assert_eq!(drawn.lines().count(), rows.len(), "{drawn}");
+    for row in &rows[1..] {
+        assert!(drawn.contains(&format!(",{},", row[mean])), "{row:?} in\n{drawn}");
+    }
+    assert_refused(&metamask.run(&draw), 73, "OUT-DIR", &["drawn/small.svg"]);
 }
 
 #[test]

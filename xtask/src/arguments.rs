@@ -27,6 +27,12 @@ impl Arguments {
         Ok(Some(self.words.remove(at)))
     }
 
+    /// Takes the first word that is no option.
+    pub(crate) fn word(&mut self) -> Option<String> {
+        let at = self.words.iter().position(|word| !word.starts_with('-'))?;
+        Some(self.words.remove(at))
+    }
+
     /// # Errors
     /// If a word is left that nobody asked for.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
@@ -49,6 +55,7 @@ mod tests {
         assert!(!arguments.flag("--json"));
         assert_eq!(arguments.option("--peer").unwrap().as_deref(), Some("torch"));
         assert_eq!(arguments.option("--python").unwrap(), None);
+        assert_eq!(arguments.word(), None);
         let error = arguments.finish().unwrap_err().to_string();
         assert!(error.contains("`--jsn`"), "{error}");
     }

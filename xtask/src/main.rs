@@ -10,6 +10,7 @@ mod ci;
 mod faults;
 mod golden;
 mod peers;
+mod reproduce_figure;
 mod reproduce_table;
 mod shell;
 mod test;
@@ -27,7 +28,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 8] = [
+const COMMANDS: [Command; 9] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -75,6 +76,12 @@ const COMMANDS: [Command; 8] = [
         about: "run the paper's table, at one of three budgets",
         help: reproduce_table::HELP,
         run: reproduce_table::run,
+    },
+    Command {
+        name: "reproduce-figure",
+        about: "train and draw one of the paper's figures",
+        help: reproduce_figure::HELP,
+        run: reproduce_figure::run,
     },
 ];
 

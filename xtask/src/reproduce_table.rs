@@ -135,14 +135,14 @@ fn check_committed() -> anyhow::Result<()> {
     shell::run(&mut table)
 }
 
-fn build() -> anyhow::Result<()> {
+pub(crate) fn build() -> anyhow::Result<()> {
     let mut build = shell::cargo();
     // As `test` builds it: other packages would be other features, and all of it compiled again.
     let what = ["build", "--locked", "--release", "--quiet", "--workspace", "--bins"];
     shell::run(build.args(what))
 }
 
-fn metamask() -> anyhow::Result<Command> {
+pub(crate) fn metamask() -> anyhow::Result<Command> {
     Ok(shell::command(shell::target_dir()?.join("release/metamask")))
 }
 

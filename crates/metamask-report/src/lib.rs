@@ -3,6 +3,7 @@
 //! Takes numbers and the text of a log and returns the text of an SVG or an HTML file;
 //! files, checkpoints and printing belong to others.
 
+mod columns_figure;
 mod confusion_figure;
 mod contribution_figure;
 mod curves_figure;
@@ -25,6 +26,7 @@ mod svg;
 mod variance_figure;
 mod verdicts;
 
+pub use columns_figure::{ColumnsFigure, GridRow, columns_figure};
 pub use confusion_figure::{ConfusionFigure, confusion_figure};
 pub use contribution_figure::{ContributionFigure, Contributions, contribution_figure};
 pub use curves_figure::{CurvePanel, CurvesFigure, curves_figure};

@@ -1,5 +1,6 @@
 //! `metamask figure`: the paper's figures, of runs of one's own.
 
+mod files;
 mod png;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +16,7 @@ use metamask_report::{
     contribution_figure, random_masks_figure, variance_figure,
 };
 use metamask_train::{
-    Code, Failure, Observer as _, WithMask, config::MaskMode, embeddings_of, features_of, shown,
-    write_new,
+    Code, Failure, Observer as _, WithMask, config::MaskMode, embeddings_of, features_of,
 };
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     print,
     progress::Progress,
 };
+
+pub(crate) use files::Files;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -101,10 +103,7 @@ pub(crate) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
         let message = format!("{n} runs, expected at most {most} in {}", figure.name());
         return Err(Failure::new(Code::Usage, message).into());
     }
-    let files = ["svg", "png", "csv"].map(|end| out.join(format!("{}.{end}", figure.name())));
-    for file in &files {
-        metamask_train::expect_new(Some(file))?;
-    }
+    let files = Files::new(out, figure.name())?;
     let places = arguments.places.places()?;
     let mut progress = Progress::new();
     let made = || -> anyhow::Result<(Drawing, Csv, Vec<String>)> {
@@ -123,18 +122,8 @@ pub(crate) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
     }();
     progress.finish();
     let (drawing, table, said) = made?;
-    std::fs::create_dir_all(out).map_err(|error| Failure::io(out, "create", &error))?;
-    let svg = drawing.standalone();
-    let png = png::png_of(&svg)?;
-    write_new(&files[0], svg.as_bytes())?;
-    write_new(&files[1], &png)?;
-    write_new(&files[2], table.text().as_bytes())?;
-    let mut text = said.join("\n");
-    text.push_str("\n\n");
-    for file in &files {
-        text += &format!("wrote     {}\n", shown(file));
-    }
-    print::to_stdout(&text)
+    let written = files.write(&drawing, &table)?;
+    print::to_stdout(&format!("{}\n\n{written}", said.join("\n")))
 }
 
 /// The run, if it has labelled test images.

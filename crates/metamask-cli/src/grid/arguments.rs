@@ -11,6 +11,7 @@ Examples:
   metamask grid run my.toml -j 2              run what is not finished, two jobs at a time
   metamask grid status my.toml                finished, interrupted, failed, waiting
   metamask grid table my.toml --out tables    mean ± std over seeds, paired differences
+  metamask grid figure my.toml --out figures  the same as a picture
 
 A grid is a TOML file of rows, columns, seeds and budgets; docs/grid.md explains it.")]
 pub(crate) struct GridArguments {
@@ -60,6 +61,15 @@ Writes table.md, table.csv and table.json into the folder. A file there that thi
 did not write is not overwritten. With --check nothing is written: it is an error if what is
 there differs from what the records say.")]
     Table(TableArguments),
+    /// Draw the records: a line for each row over the columns
+    #[command(after_help = "\
+Examples:
+  metamask grid figure my.toml --out figures
+  metamask grid figure xtask/tables/figure-1b.toml --out figures
+
+Means with a bar of one standard deviation over the seeds to either side, columns evenly along
+the axis. Writes GRID.svg, GRID.png and GRID.csv into the folder, and overwrites nothing.")]
+    Figure(FigureArguments),
     /// One job; this is how jobs are started
     #[command(hide = true, after_help = "Example:\n  metamask grid job --config FILE --out DIR")]
     Job(JobArguments),
@@ -148,8 +158,9 @@ pub(crate) struct StatusArguments {
     pub json: bool,
 }
 
+/// Which records of which grid.
 #[derive(Args, Debug)]
-pub(crate) struct TableArguments {
+pub(crate) struct Recorded {
     /// The grid (TOML)
     pub grid: PathBuf,
     /// The budget [default: every one that there are records or plans of]
@@ -161,6 +172,21 @@ pub(crate) struct TableArguments {
     /// Folder of the records [default: runs/grid-GRID-BUDGET/records]
     #[arg(long, value_name = "DIR")]
     pub records: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FigureArguments {
+    #[command(flatten)]
+    pub which: Recorded,
+    /// Folder to write GRID.svg, GRID.png and GRID.csv into
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TableArguments {
+    #[command(flatten)]
+    pub which: Recorded,
     /// Folder to write table.md, table.csv and table.json into
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -3,6 +3,7 @@
 //! The grid itself is in metamask-train; here are arguments, processes' edges and printing.
 
 mod arguments;
+mod figure;
 mod job;
 mod plan;
 mod watch;
@@ -24,7 +25,9 @@ use metamask_train::{
 };
 
 pub(crate) use arguments::GridArguments;
-use arguments::{GridCommand, RunArguments, StatusArguments, TableArguments, Together, Which};
+use arguments::{
+    GridCommand, Recorded, RunArguments, StatusArguments, TableArguments, Together, Which,
+};
 
 use crate::{data_places, print, signals::Signals};
 
@@ -34,6 +37,7 @@ pub(crate) fn grid(arguments: &GridArguments) -> anyhow::Result<ExitCode> {
         GridCommand::Run(arguments) => return run(arguments),
         GridCommand::Status(arguments) => status(arguments),
         GridCommand::Table(arguments) => table(arguments),
+        GridCommand::Figure(arguments) => figure::figure(arguments),
         GridCommand::Job(arguments) => return job::job(arguments),
         GridCommand::Measure(arguments) => job::measure(arguments),
     };
@@ -183,24 +187,29 @@ fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
     print::to_stdout(&format!("{text}\n{}\n", counts.join(", ")))
 }
 
-fn table(arguments: &TableArguments) -> anyhow::Result<()> {
-    let grid = GridFile::read(&arguments.grid)?;
-    let records = match &arguments.records {
+/// The records of a grid, added up, and their folder.
+fn added_up(grid: &GridFile, which: &Recorded) -> anyhow::Result<(Table, PathBuf)> {
+    let records = match &which.records {
         Some(records) => records.clone(),
         None => {
-            let (budget, _) = grid.budget(arguments.budget.as_deref())?;
-            default_runs(&grid, budget).join("records")
+            let (budget, _) = grid.budget(which.budget.as_deref())?;
+            default_runs(grid, budget).join("records")
         }
     };
     let selection = Selection {
-        budget: arguments.budget.clone(),
-        recipes: arguments.recipes.clone(),
+        budget: which.budget.clone(),
+        recipes: which.recipes.clone(),
         ..Selection::default()
     };
     if let Some(budget) = &selection.budget {
         grid.budget(Some(budget))?;
     }
-    let table = Table::of(&grid, &records, &selection)?;
+    Ok((Table::of(grid, &records, &selection)?, records))
+}
+
+fn table(arguments: &TableArguments) -> anyhow::Result<()> {
+    let grid = GridFile::read(&arguments.which.grid)?;
+    let (table, records) = added_up(&grid, &arguments.which)?;
     let Some(out) = &arguments.out else {
         return print::to_stdout(&page::markdown(&table, &shown(&records)));
     };

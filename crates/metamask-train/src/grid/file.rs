@@ -34,6 +34,9 @@ pub struct GridFile {
     /// Words that stand for `{recipe}` in the rows' presets.
     #[serde(default = "only_default")]
     pub recipes: Vec<String>,
+    /// What the columns are, along the axis of a figure.
+    #[serde(default)]
+    pub axis: String,
     /// Seeds of every cell.
     pub seeds: Vec<u64>,
     /// Whether each row with a base gets a further arm: the base at equal compute.
