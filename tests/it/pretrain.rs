@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Metamask, Results, metrics};
+use crate::support::{Finished, Metamask, Results, metrics};
 
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_seed_others() {
@@ -31,6 +31,26 @@ fn one_two_and_four_threads_give_the_same_bits() {
     let one = run("1");
     one.assert_equal(&run("2"), "1 and 2 threads");
     one.assert_equal(&run("4"), "1 and 4 threads");
+}
+
+/// Runs beside each other share a machine as they are told to: on one thread a run is on a
+/// core for no longer than it lasts, whatever the pools of the libraries below.
+#[test]
+fn on_one_thread_a_run_takes_one_core() {
+    let Some(metamask) = Metamask::find() else { return };
+    let mut arguments = metamask.tiny_run("run");
+    arguments.extend(["--threads", "1", "--set", "training.epochs=8"].map(String::from));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // User and system time of all threads, and the time of the day that passed.
+    let script = "TIMEFORMAT='took %U %S %R'; time \"$0\" \"$@\"";
+    let output = metamask.under("bash", &["-c", script], &arguments).output().expect("bash starts");
+    let finished = Finished::from(output);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let took = finished.stderr.lines().last().and_then(|line| line.strip_prefix("took "));
+    let took: Vec<f64> = took.expect("the time").split(' ').map(|s| s.parse().unwrap()).collect();
+    let [user, system, wall] = took[..] else { panic!("{took:?}") };
+    // What is above one core is the starting of the pool.
+    assert!(user + system < 1.1 * wall + 0.1, "{user} + {system} s on cores in {wall} s");
 }
 
 #[test]

@@ -10,8 +10,8 @@ Usage: cargo xtask ci
 
 Everything that must hold before a change lands, cheapest first: rustfmt, the
 invariants (`tidy`), clippy and rustdoc without a warning, the command line without
-its default features, `test --full`, our CIFAR-10 beside candle-datasets', the committed
-table against its records and the smoke table (`reproduce-table`).
+its default features, `test --full`, the committed table against its records and the
+smoke table (`reproduce-table`).
 Stops at the first that fails. `.ci/run` calls this.
 
 Example:
@@ -40,12 +40,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         shell::run(check.args(["--no-default-features", "--quiet"]))
     })?;
     step("test", || test::run_tests(true))?;
-    step("candle", || {
-        // Of a feature that nothing else here has: two hundred crates more.
-        let mut candle = shell::cargo();
-        candle.args(["test", "--locked", "--release", "--workspace", "--quiet"]);
-        shell::run(candle.args(["--features", "metamask-data/candle", "--test", "candle"]))
-    })?;
     step("table", reproduce_table::gate)
 }
 

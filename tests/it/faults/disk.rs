@@ -102,7 +102,7 @@ fn on_a_disk_of_any_size_a_run_ends_or_is_refused_and_what_it_saved_is_whole() {
         n,
         n,
     );
-    tried("the same where the look at the free space fails: the disk runs full in the run", n, n);
+    tried("disks (tmpfs) of 64 sizes, the look at the free space refused: full in the run", n, n);
 }
 
 #[test]
