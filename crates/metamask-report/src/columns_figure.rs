@@ -13,8 +13,10 @@ use crate::{
 pub struct ColumnsFigure<'a> {
     /// Its heading.
     pub title: &'a str,
-    /// How the numbers were measured, in a line.
+    /// What the bars are, in a line.
     pub subtitle: &'a str,
+    /// How the numbers were measured: lines below the axis.
+    pub protocol: &'a [&'a str],
     /// What the columns are, from the left: widths of a projector, shares of the labels.
     pub axis: &'a str,
     /// The columns' titles.
@@ -112,8 +114,13 @@ pub fn columns_figure(figure: &ColumnsFigure<'_>) -> Drawing {
             r#"<path class="line kind{kind}" d="{line}"/><path class="line kind{kind} faint" d="{bars}"/><path class="points kind{kind}" d="{dots}"/>"#
         );
     }
-    let heading = (figure.title, figure.subtitle);
-    Drawing::new("Rows over the columns", heading, top + PLOT + 64.0, body)
+    let mut y = top + PLOT + 64.0;
+    for line in figure.protocol {
+        let (x, text) = (LEFT_RIGHT.0, escape(&shortened(line, 140)));
+        let _ = writeln!(body, r#"<text x="{x}" y="{y}" class="small">{text}</text>"#);
+        y += 16.0;
+    }
+    Drawing::new("Rows over the columns", (figure.title, figure.subtitle), y, body)
 }
 
 #[cfg(test)]
@@ -131,6 +138,7 @@ mod tests {
         let figure = ColumnsFigure {
             title: "t",
             subtitle: "",
+            protocol: &["kNN", "k<5"],
             axis: "projector width",
             columns: &["64", "128", "256", "512"],
             measure: "kNN accuracy, %",
@@ -140,7 +148,7 @@ mod tests {
         // Columns at (i + 1/2) / 4 of 788 pixels; 48 to 60 in steps of 2 on 430 up to 130.
         assert!(svg.contains(r#"d="M170.5 380.0L367.5 130.0M761.5 330.0""#), "{svg}");
         assert!(svg.contains(r#"faint" d="M170.5 430.0V330.0""#), "{svg}");
-        assert!(!svg.contains("a<b>") && !svg.contains("NaN"));
+        assert!(!svg.contains("a<b>") && !svg.contains("k<5") && !svg.contains("NaN"));
         for rows in [&[][..], &[row("none", &[None; 4])]] {
             let svg = columns_figure(&ColumnsFigure { rows, ..figure.clone() }).standalone();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -3,10 +3,7 @@
 use metamask_report::{ColumnsFigure, GridRow, columns_figure};
 use metamask_train::{
     Code, Failure,
-    grid::{
-        Arm, GridFile,
-        table::{Line, Section},
-    },
+    grid::{GridFile, table::Section},
 };
 
 use super::{added_up, arguments::FigureArguments};
@@ -32,30 +29,29 @@ pub(super) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
             return Err(failure.help("choose with --budget and --recipes").into());
         }
     };
-    let title = |line: &Line| match line.arm {
-        Arm::Own => line.title.clone(),
-        Arm::BaseAtEqualCompute => format!("{}, its base at equal compute", line.title),
-    };
     let mut csv = Csv::new(&["row", "column", "mean_percent", "std", "seeds"]);
     let mut rows: Vec<GridRow> = Vec::new();
     for column in &section.columns {
         for (i, line) in column.lines.iter().enumerate() {
             if rows.len() == i {
-                rows.push(GridRow { title: title(line), cells: Vec::new() });
+                rows.push(GridRow { title: line.title.clone(), cells: Vec::new() });
             }
             rows[i].cells.push(line.ours.map(|ours| (ours.mean, ours.std)));
             if let Some(ours) = line.ours {
                 let std = ours.std.map_or_else(String::new, |std| std.to_string());
                 let n = line.seeds.len().to_string();
-                csv.row(&[&title(line), &column.title, &ours.mean.to_string(), &std, &n]);
+                csv.row(&[&line.title, &column.title, &ours.mean.to_string(), &std, &n]);
             }
         }
     }
     let columns: Vec<&str> = section.columns.iter().map(|column| &*column.title).collect();
     let protocol = section.columns.iter().find_map(|column| column.protocol.as_deref());
+    let protocol: Vec<&str> = protocol.unwrap_or_default().split("; ").collect();
+    let about = section.about.trim();
     let drawing = columns_figure(&ColumnsFigure {
         title: &table.title,
-        subtitle: protocol.unwrap_or_default(),
+        subtitle: &format!("{about} Bars: one standard deviation over the seeds."),
+        protocol: &protocol,
         axis: &grid.axis,
         columns: &columns,
         measure: &format!("{} accuracy, %", table.measure),
