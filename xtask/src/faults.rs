@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use anyhow::Context;
 
 use crate::arguments::Arguments;
+use crate::reproduce_table::build;
 use crate::shell;
 
 pub(crate) const HELP: &str = "\
@@ -30,17 +31,13 @@ Example:
 const PAGE: &str = "docs/results/reliability.md";
 const TRIED: &str = "tried: ";
 /// The tests that print what they tried; each filter is given to libtest.
-const TESTS: [(&str, &str, &[&str]); 3] = [
-    ("metamask-tests", "it", &["faults::", "resume::", "data::killed"]),
-    ("metamask-train", "hostile", &[]),
-    ("metamask-data", "readers", &[]),
-];
+const TESTS: [(&str, &[&str]); 3] =
+    [("it", &["faults::", "resume::", "data::killed"]), ("hostile", &[]), ("readers", &[])];
 
 pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     let only = arguments.option("--only")?;
     arguments.finish()?;
-    let mut build = shell::cargo();
-    shell::run(build.args(["build", "--locked", "--release", "--package", "metamask-cli"]))?;
+    build()?;
     let page = shell::root().join(PAGE);
     let old = std::fs::read_to_string(&page).unwrap_or_default();
     let mut rows = match only {
@@ -49,8 +46,8 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     };
     let date = shell::output(shell::command("date").args(["-u", "+%Y-%m-%d"]))?;
     let mut failed = Vec::new();
-    for (package, test, filters) in TESTS {
-        let (tried, status) = tried(package, test, filters, only.as_deref())?;
+    for (test, filters) in TESTS {
+        let (tried, status) = tried(test, filters, only.as_deref())?;
         for row in tried {
             let cells: Vec<&str> = row.split(" | ").collect();
             let [what, tried, survived] = cells[..] else {
@@ -60,7 +57,7 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
             rows.insert(what.to_owned(), cells);
         }
         if !status.success() {
-            failed.push(format!("the tests `{test}` of {package} ended with {status}"));
+            failed.push(format!("the tests `{test}` ended with {status}"));
         }
     }
     // What the others tried stays true.
@@ -72,13 +69,13 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 
 /// Runs tests in full and returns what they say they tried, and how they ended.
 fn tried(
-    package: &str,
     test: &str,
     filters: &[&str],
     only: Option<&str>,
 ) -> anyhow::Result<(Vec<String>, ExitStatus)> {
     let mut command = shell::cargo();
-    command.args(["test", "--locked", "--release", "--package", package, "--test", test, "--"]);
+    // The whole workspace, as `test` builds it: other packages would be other features.
+    command.args(["test", "--locked", "--release", "--workspace", "--test", test, "--"]);
     match only {
         None => command.args(filters),
         Some(word) => command.arg(word),
@@ -96,8 +93,8 @@ fn tried(
     Ok((rows, child.wait()?))
 }
 
-/// The rows of the page as it is.
-fn rows_of(page: &str) -> BTreeMap<String, String> {
+/// The rows of a page as it is, by their first cells.
+pub(crate) fn rows_of(page: &str) -> BTreeMap<String, String> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let rows = rows.filter_map(|row| row.split_once(" | "));
     rows.filter(|(what, _)| *what != "what was tried")
@@ -105,7 +102,7 @@ fn rows_of(page: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn machine() -> anyhow::Result<String> {
+pub(crate) fn machine() -> anyhow::Result<String> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism()?;

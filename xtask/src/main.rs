@@ -8,6 +8,7 @@ mod bench;
 mod bench_meta;
 mod ci;
 mod faults;
+mod fuzz;
 mod golden;
 mod peers;
 mod reproduce_figure;
@@ -28,7 +29,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 9] = [
+const COMMANDS: [Command; 10] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -52,6 +53,12 @@ const COMMANDS: [Command; 9] = [
         about: "try every fault, and write what was survived",
         help: faults::HELP,
         run: faults::run,
+    },
+    Command {
+        name: "fuzz",
+        about: "run libFuzzer on every parser, and write how far it came",
+        help: fuzz::HELP,
+        run: fuzz::run,
     },
     Command {
         name: "golden",
