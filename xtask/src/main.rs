@@ -3,6 +3,8 @@
 //! Builds and spawns programs and reads files; knows no crate of the
 //! workspace, so that it compiles in seconds and never breaks with them.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod bench;
 mod bench_meta;

@@ -39,6 +39,8 @@
 //! divisions and comparisons only, with no fused multiply-add and sums in a
 //! fixed order. Both are the same on every platform with IEEE `f32`.
 
+#![forbid(unsafe_code)]
+
 mod apply;
 mod batch;
 mod blur;

@@ -3,6 +3,8 @@
 //! Decides nothing about training. stdout is for results, stderr for progress
 //! and for the one line of an error; exit statuses are [`metamask_train::Code`]'s.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod bench;
 mod commands;

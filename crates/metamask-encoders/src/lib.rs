@@ -8,6 +8,8 @@
 //! [`GraphEncoder`], with an exact tangent; as anything else your own
 //! implementation, with [`FiniteDifferenceTangent`] where it brings no tangent.
 
+#![forbid(unsafe_code)]
+
 mod batch_norm;
 mod config;
 mod conv_net;

@@ -4,6 +4,8 @@
 //! labels only, so it cannot leak into what is trained. Every result is a pure
 //! function of its arguments, bit for bit, whatever the number of threads.
 
+#![forbid(unsafe_code)]
+
 mod accuracy;
 mod alpha_req;
 mod auc;

@@ -18,6 +18,8 @@
 //! Settings (temperatures and the like) are trusted: whoever reads them from a
 //! user checks them against the ranges given here.
 
+#![forbid(unsafe_code)]
+
 mod barlow_twins;
 mod byol;
 mod debiased_nt_xent;

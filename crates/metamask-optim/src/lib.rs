@@ -8,6 +8,8 @@
 //! objectives, layouts or files. The algorithm that composes these pieces with
 //! the rest is `metamask-train`'s.
 
+#![forbid(unsafe_code)]
+
 mod adam;
 mod adamw;
 mod fused;

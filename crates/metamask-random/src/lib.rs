@@ -8,6 +8,8 @@
 //! are defined here too, with `libm` only, so that they do not change with a
 //! library or a platform.
 
+#![forbid(unsafe_code)]
+
 mod philox;
 
 use philox::philox4x32_10;

@@ -3,6 +3,8 @@
 //! Takes numbers and the text of a log and returns the text of an SVG or an HTML file;
 //! files, checkpoints and printing belong to others.
 
+#![forbid(unsafe_code)]
+
 mod columns_figure;
 mod confusion_figure;
 mod contribution_figure;

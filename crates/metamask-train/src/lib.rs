@@ -3,6 +3,8 @@
 //! [`algorithm`] is the method; read it first. [`pretrain()`] puts data, files and
 //! an [`Observer`] around it. Printing and arguments belong to the command line.
 
+#![forbid(unsafe_code)]
+
 pub mod advice;
 pub mod algorithm;
 pub mod checkpoint;

@@ -90,6 +90,11 @@ const REACHES: [Reach; 9] = [
     },
 ];
 
+/// What the root of every other crate says, so that nothing in it can allow it again.
+const FORBID: &str = "#![forbid(unsafe_code)]";
+/// The kernels, and the one memory map.
+const MAY_BE_UNSAFE: [&str; 2] = ["metamask-ops", "metamask-data"];
+
 pub(super) fn check(repository: &Repository) -> anyhow::Result<Vec<Breach>> {
     Ok(repository.rust().flat_map(breaches_of).collect())
 }
@@ -102,12 +107,19 @@ fn breaches_of(file: &File) -> Vec<Breach> {
     }
     let code = file.code();
     let mut breaches = Vec::new();
+    let is_root = ["/src/lib.rs", "/src/main.rs"].iter().any(|end| file.path.ends_with(end));
+    if is_root && !MAY_BE_UNSAFE.contains(&owner) && !file.text.lines().any(|line| line == FORBID) {
+        breaches.push(Breach::new(&file.path, 1, format!("{owner} does not say `{FORBID}`")));
+    }
     for reach in &REACHES {
         if reach.allowed.contains(&owner) || reach.allowed.contains(&file.path.as_str()) {
             continue;
         }
         for word in reach.words {
             for line in code.lines_with(word) {
+                if file.text.lines().nth(line - 1) == Some(FORBID) {
+                    continue;
+                }
                 let what = format!("{owner} {}: `{word}`", reach.what);
                 breaches.push(Breach::new(&file.path, line, what));
             }
@@ -148,6 +160,8 @@ mod tests {
         check_one("crates/metamask-ops/src/kernels/avx2.rs", "unsafe { f() }", 0);
         check_one("crates/metamask-optim/src/sgd.rs", "unsafe { f() }", 1);
         check_one("crates/metamask-optim/src/sgd.rs", "#![allow(unsafe_code)]", 1);
+        check_one("crates/metamask-optim/src/lib.rs", "#![forbid(unsafe_code)]", 0);
+        check_one("crates/metamask-optim/src/lib.rs", "mod sgd;", 1);
     }
 
     #[test]
