@@ -156,7 +156,7 @@ fn open(part: &Part) -> Result<SerializedFileReader<BoundedPages>, DataError> {
         return Err(DataError::kind(path, found, "a parquet file"));
     }
     let length = file.metadata().map_err(|error| file::unreadable(path, &error))?.len();
-    let reader = match guarded(|| SerializedFileReader::new(BoundedPages(file))) {
+    let reader = match guarded(|| SerializedFileReader::new(BoundedPages::new(file))) {
         Ok(Ok(reader)) => reader,
         Ok(Err(error)) => return Err(failed(path, &error)),
         Err(_) => return Err(panicked(path)),

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parquet::errors::Result as ParquetResult;
@@ -23,11 +24,21 @@ const MOST_HEADER: u64 = 1 << 20;
 const FOOTER: u64 = 8;
 
 /// A parquet file whose page headers are checked when they are read.
-pub(crate) struct BoundedPages(pub File);
+pub(crate) struct BoundedPages {
+    file: File,
+    /// Whether the footer has been read: it comes first, once.
+    has_footer: AtomicBool,
+}
+
+impl BoundedPages {
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, has_footer: AtomicBool::new(false) }
+    }
+}
 
 impl Length for BoundedPages {
     fn len(&self) -> u64 {
-        self.0.len()
+        self.file.len()
     }
 }
 
@@ -35,12 +46,13 @@ impl ChunkReader for BoundedPages {
     type T = HeaderReader;
 
     fn get_read(&self, start: u64) -> ParquetResult<HeaderReader> {
-        let is_footer = start.checked_add(FOOTER) == Some(self.0.len());
-        Ok(HeaderReader { inner: self.0.get_read(start)?, is_checked: is_footer })
+        let is_first = !self.has_footer.swap(true, Ordering::Relaxed);
+        let is_footer = is_first && start.checked_add(FOOTER) == Some(self.file.len());
+        Ok(HeaderReader { inner: self.file.get_read(start)?, is_checked: is_footer })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.0.get_bytes(start, length)
+        self.file.get_bytes(start, length)
     }
 }
 
@@ -70,6 +82,8 @@ struct Compact<R>(R);
 
 /// Kinds of fields.
 const STOP: u8 = 0;
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
 const I32: u8 = 5;
 const STRUCT: u8 = 12;
 
@@ -81,8 +95,13 @@ impl<R: Read> Compact<R> {
             match (field, kind) {
                 (2, I32) => unpacked = Some(self.integer()?),
                 (3, I32) => packed = Some(self.integer()?),
-                (7, STRUCT) => dictionary = self.first_integer()?,
-                _ => self.skip(kind, 0)?,
+                (1 | 4, I32) => drop(self.integer()?),
+                (5, STRUCT) => drop(self.first_integer(4, 0, 5)?),
+                (6, STRUCT) => drop(self.first_integer(0, 0, 0)?),
+                (7, STRUCT) => dictionary = self.first_integer(2, 3, 0)?,
+                (8, STRUCT) => drop(self.first_integer(6, 7, 8)?),
+                (9.., _) => self.skip(kind, 0)?,
+                _ => return Err(invalid(OTHER_KIND)),
             }
         }
         let (Some(unpacked), Some(packed)) = (unpacked, packed) else {
@@ -120,13 +139,27 @@ impl<R: Read> Compact<R> {
         Ok(Some((field, kind)))
     }
 
-    /// Reads a struct and returns its field 1.
-    fn first_integer(&mut self) -> io::Result<Option<i64>> {
+    /// Reads the header of a kind of page, whose first fields are `integers`, one a boolean
+    /// and one statistics (0: none); returns field 1. The crate reads a field that it knows
+    /// as what it knows, whatever kind is written beside it.
+    fn first_integer(
+        &mut self,
+        integers: i64,
+        boolean: i64,
+        statistics: i64,
+    ) -> io::Result<Option<i64>> {
         let (mut first, mut last) = (None, 0);
+        let known = integers.max(boolean).max(statistics);
         while let Some((field, kind)) = self.field(&mut last)? {
-            match (field, kind) {
-                (1, I32) => first = Some(self.integer()?),
-                _ => self.skip(kind, 1)?,
+            match kind {
+                I32 if field <= integers => {
+                    let value = self.integer()?;
+                    first = first.or((field == 1).then_some(value));
+                }
+                TRUE | FALSE if field == boolean => {}
+                STRUCT if field == statistics => self.skip(kind, 1)?,
+                _ if field > known => self.skip(kind, 1)?,
+                _ => return Err(invalid(OTHER_KIND)),
             }
         }
         Ok(first)
@@ -135,7 +168,7 @@ impl<R: Read> Compact<R> {
     fn skip(&mut self, kind: u8, depth: usize) -> io::Result<()> {
         match kind {
             // A boolean is its kind.
-            1 | 2 => Ok(()),
+            TRUE | FALSE => Ok(()),
             3 => self.byte().map(drop),
             4..=6 => self.integer().map(drop),
             7 => self.pass(8),
@@ -182,6 +215,8 @@ impl<R: Read> Compact<R> {
         Ok(byte[0])
     }
 }
+
+const OTHER_KIND: &str = "a page header whose fields are of other kinds";
 
 fn invalid(found: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, found)
@@ -245,6 +280,8 @@ mod tests {
         let again = [header(0, 100, 100, &[0x05, 4]), vec![0xfe, 0xff, 0xff, 0xff, 15, 0]].concat();
         assert!(check(&again).unwrap_err().contains("not in order"));
         assert!(check(&[0]).unwrap_err().contains("without a size"));
+        // Field 5 as a string.
+        assert!(check(&header(0, 1, 1, &[0x28, 1, 0, 0])).unwrap_err().contains("other kinds"));
         // Structs in structs in structs.
         assert!(check(&header(0, 1, 1, &[0x1c; 100])).is_err());
     }

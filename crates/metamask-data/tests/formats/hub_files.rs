@@ -178,6 +178,18 @@ fn a_page_that_claims_more_than_its_bytes_can_hold_is_refused_unread() {
     assert!(error.message.contains("unpacked 134217727"), "{error}");
 }
 
+/// A fuzzer's file: its page lies where the footer is, and has a list of two billion strings
+/// that are not there. The parquet crate looked for each of them, for 16 s.
+#[test]
+fn a_header_without_an_end_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_cifar10(dir.path(), Compression::SNAPPY);
+    let forged = include_bytes!("../../../../fuzz/corpus/parquet/endless_header");
+    fs::write(dir.path().join(CIFAR10[0]), forged).unwrap();
+    let error = refused(from("cifar10", dir.path()));
+    assert!(error.message.contains("a page header"), "{error}");
+}
+
 #[test]
 fn what_lies_one_class_after_the_other_is_spread() {
     let dir = tempfile::tempdir().unwrap();
