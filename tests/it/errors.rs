@@ -253,7 +253,7 @@ fn files(metamask: &Metamask, told: &mut Told) {
     let output = metamask.under("bash", &["-c", script], &arguments).output().expect("bash starts");
     let finished = Finished::from(output);
     let text = self::told(&finished);
-    let end = " MiB, the system has no more to give\n  kept: what was saved\n  help: take a smaller \
+    let end = " MiB), the system has no more\n  kept: what was saved\n  help: take a smaller \
                batch, or --set meta.activations=recompute; `metamask doctor` says beforehand what a \
                run needs\n";
     assert!(

@@ -21,7 +21,7 @@ fn refused(n_bytes: usize) -> ! {
     }
     let _ = writeln!(
         stderr,
-        "error[{}]: could not allocate {mib:.1} MiB, the system has no more to give\n  \
+        "error[{}]: could not allocate {n_bytes} bytes ({mib:.1} MiB), the system has no more\n  \
          kept: what was saved\n  \
          help: take a smaller batch, or --set meta.activations=recompute; \
          `metamask doctor` says beforehand what a run needs",

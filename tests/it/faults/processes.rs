@@ -162,8 +162,8 @@ fn whatever_the_clock_says_a_run_ends_the_same() {
 fn where_memory_ends_a_run_says_so_and_what_it_saved_is_whole() {
     let Some(metamask) = Metamask::in_memory() else { return };
     let whole = whole_run(&metamask);
-    let limits = sample((1..=48).map(|i| 8 * i).collect(), 6);
-    let (n, mut n_hit, mut n_said) = (limits.len(), 0, 0);
+    let limits = sample((1..=48).map(|i| 8 * i).collect(), 16);
+    let (mut n, mut n_said) = (0, 0);
     for mib in limits {
         let _ = fs::remove_dir_all(metamask.path("run"));
         let script = format!("ulimit -v $(({mib} * 1024)); exec \"$0\" \"$@\"");
@@ -171,21 +171,22 @@ fn where_memory_ends_a_run_says_so_and_what_it_saved_is_whole() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = metamask.under("bash", &["-c", &script], &arguments).output();
         let finished = Finished::from(output.expect("bash starts"));
-        // Where not even the program fits, it is the loader or bash that says so.
-        let starts =
-            finished.code != Some(126) && finished.code != Some(127) && finished.code.is_some();
-        assert!(
-            !starts || is_told(&finished),
-            "{mib} MiB: {:?}, {}",
-            finished.code,
-            finished.stderr
-        );
-        n_hit += usize::from(finished.code != Some(0));
+        // Where not even the program fits, bash or the loader say so, or the kernel without a
+        // word. An abort of ours has one.
+        let starts = match finished.code {
+            Some(code) => ![126, 127].contains(&code),
+            None => !finished.stderr.is_empty(),
+        };
+        if !starts {
+            continue;
+        }
+        assert!(is_told(&finished), "{mib} MiB: {:?}, {}", finished.code, finished.stderr);
+        n += 1;
         n_said += usize::from(finished.stderr.contains("error[MEMORY]: could not allocate"));
         ends_the_same(&metamask, "run", &whole).unwrap_or_else(|e| panic!("{mib} MiB: {e}"));
     }
-    assert!(n_hit > 1 && n_said > 0, "{n_hit} limits were hit, {n_said} told");
-    tried("`ulimit -v` of 8 to 384 MiB", n, n);
+    assert!(n_said > 0 && n_said < n, "{n_said} of {n} limits were met");
+    tried("`ulimit -v` from where the program starts to 384 MiB", n, n);
 }
 
 #[test]
