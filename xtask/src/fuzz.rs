@@ -28,7 +28,7 @@ Example:
 
 const PAGE: &str = "docs/results/fuzzing.md";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// As fuzz/README.md gives them.
+/// Coverage as libFuzzer wants it. They need a `--target`, so that build scripts have none.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table";
 
@@ -51,8 +51,6 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     build.args(["build", "--release", "--target", TRIPLE, "--manifest-path", "fuzz/Cargo.toml"]);
     shell::run(build.env("RUSTFLAGS", FLAGS).env("CARGO_TARGET_DIR", &work))?;
 
-    let page = shell::root().join(PAGE);
-    let mut rows = rows_of(&std::fs::read_to_string(&page).unwrap_or_default());
     let date = shell::output(shell::command("date").args(["-u", "+%Y-%m-%d"]))?;
     let mut failed = Vec::new();
     for target in targets {
@@ -60,11 +58,20 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         let found = work.join("found").join(&target);
         let (cells, whole) = fuzz(&program, &found, &seeds.join(&target), &runs)?;
         eprintln!("{target}: {cells}");
-        rows.insert(target.clone(), format!("{cells} | {}", date.trim()));
+        keep(&target, &format!("{cells} | {}", date.trim()))?;
         if !whole {
             failed.push(target);
         }
     }
+    anyhow::ensure!(failed.is_empty(), "{}: see target/fuzz/found", failed.join(", "));
+    Ok(())
+}
+
+/// Puts a target's row into the page, at once: the next one takes minutes.
+fn keep(target: &str, cells: &str) -> anyhow::Result<()> {
+    let page = shell::root().join(PAGE);
+    let mut rows = rows_of(&std::fs::read_to_string(&page).unwrap_or_default());
+    rows.insert(target.to_owned(), cells.to_owned());
     let mut text = format!(
         "\
 # Fuzzing
@@ -79,9 +86,7 @@ untrusted bytes, from the seeds in `fuzz/corpus`. *Found* counts panics, aborts,
         machine()?
     );
     rows.iter().for_each(|(target, cells)| text += &format!("| {target} | {cells} |\n"));
-    std::fs::write(&page, text).context(PAGE)?;
-    anyhow::ensure!(failed.is_empty(), "{}: see target/fuzz/found", failed.join(", "));
-    Ok(())
+    std::fs::write(&page, text).context(PAGE)
 }
 
 /// Runs a target; returns the cells of its row, and whether nothing was found.

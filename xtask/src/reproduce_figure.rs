@@ -49,11 +49,13 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     };
     build()?;
     if methods.is_empty() {
+        let (which, grid) = ([GRID, "--budget", &data], format!("{runs}/1b"));
         let mut run = metamask()?;
-        run.args(["grid", "run", GRID, "--budget", &data, "-j", &together]).args(&data_dir);
-        shell::run(&mut run)?;
+        run.args(["grid", "run"]).args(which).args(["--runs", &grid, "-j", &together]);
+        shell::run(run.args(&data_dir))?;
         let mut draw = metamask()?;
-        return shell::run(draw.args(["grid", "figure", GRID, "--budget", &data, "--out", &out]));
+        draw.args(["grid", "figure"]).args(which).args(["--records", &format!("{grid}/records")]);
+        return shell::run(draw.args(["--out", &out]));
     }
     let trained: Vec<String> = methods.iter().map(|method| format!("{runs}/{method}")).collect();
     for (method, run) in methods.iter().zip(&trained) {
