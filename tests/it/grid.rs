@@ -131,6 +131,12 @@ fn killed_and_resumed_a_grid_ends_with_the_same_table() {
         assert!(drawn.contains(&format!(",{},", row[mean])), "{row:?} in\n{drawn}");
     }
     assert_refused(&metamask.run(&draw), 73, "OUT-DIR", &["drawn/small.svg"]);
+    let one = [&draw[..5], &["--out", "one", "--rows", "simclr"]].concat();
+    metamask.succeed(&one);
+    let one = String::from_utf8(read(&metamask.path("one/small.csv"))).expect("UTF-8");
+    assert!(one.lines().skip(1).all(|line| line.starts_with("SimCLR,")), "{one}");
+    let gone = [&draw[..5], &["--out", "gone", "--rows", "simclt"]].concat();
+    assert_refused(&metamask.run(&gone), 2, "USAGE", &["small.toml", "no row `simclt`"]);
 }
 
 #[test]

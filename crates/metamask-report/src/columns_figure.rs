@@ -27,6 +27,11 @@ pub struct ColumnsFigure<'a> {
     pub rows: &'a [GridRow],
 }
 
+impl ColumnsFigure<'_> {
+    /// Rows that have a colour of their own.
+    pub const MOST_ROWS: usize = KINDS;
+}
+
 /// A row of a grid.
 #[derive(Clone, Debug)]
 pub struct GridRow {

@@ -65,7 +65,7 @@ there differs from what the records say.")]
     #[command(after_help = "\
 Examples:
   metamask grid figure my.toml --out figures
-  metamask grid figure xtask/tables/figure-1b.toml --out figures
+  metamask grid figure my.toml --rows simclr,simclr-metamask --out figures
 
 Means with a bar of one standard deviation over the seeds to either side, columns evenly along
 the axis. Writes GRID.svg, GRID.png and GRID.csv into the folder, and overwrites nothing.")]
@@ -178,6 +178,9 @@ pub(crate) struct Recorded {
 pub(crate) struct FigureArguments {
     #[command(flatten)]
     pub which: Recorded,
+    /// Rows, with commas between; ten lines can be told apart [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub rows: Vec<String>,
     /// Folder to write GRID.svg, GRID.png and GRID.csv into
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

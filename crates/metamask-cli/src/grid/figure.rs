@@ -11,6 +11,12 @@ use crate::{csv::Csv, figure::Files, print};
 
 pub(super) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
     let grid = GridFile::read(&arguments.which.grid)?;
+    if let Some(name) =
+        arguments.rows.iter().find(|&name| grid.rows.iter().all(|r| r.name != *name))
+    {
+        let message = format!("the grid has no row `{name}`");
+        return Err(Failure::at(Code::Usage, &arguments.which.grid, message).into());
+    }
     let files = Files::new(&arguments.out, &grid.name)?;
     let (table, _) = added_up(&grid, &arguments.which)?;
     let with_numbers = |section: &&Section| -> bool {
@@ -32,25 +38,31 @@ pub(super) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
     let mut csv = Csv::new(&["row", "column", "mean_percent", "std", "seeds"]);
     let mut rows: Vec<GridRow> = Vec::new();
     for column in &section.columns {
-        for (i, line) in column.lines.iter().enumerate() {
+        let is_meant = |row| arguments.rows.is_empty() || arguments.rows.contains(row);
+        for (i, line) in column.lines.iter().filter(|line| is_meant(&line.row)).enumerate() {
             if rows.len() == i {
                 rows.push(GridRow { title: line.title.clone(), cells: Vec::new() });
             }
             rows[i].cells.push(line.ours.map(|ours| (ours.mean, ours.std)));
             if let Some(ours) = line.ours {
                 let std = ours.std.map_or_else(String::new, |std| std.to_string());
-                let n = line.seeds.len().to_string();
-                csv.row(&[&line.title, &column.title, &ours.mean.to_string(), &std, &n]);
+                let (mean, n) = (ours.mean.to_string(), ours.n.to_string());
+                csv.row(&[&line.title, &column.title, &mean, &std, &n]);
             }
         }
     }
+    if rows.len() > ColumnsFigure::MOST_ROWS {
+        let (n, most) = (rows.len(), ColumnsFigure::MOST_ROWS);
+        let failure = Failure::new(Code::Usage, format!("{n} lines, expected at most {most}"));
+        return Err(failure.help("choose with --rows: more share a colour").into());
+    }
     let columns: Vec<&str> = section.columns.iter().map(|column| &*column.title).collect();
     let protocol = section.columns.iter().find_map(|column| column.protocol.as_deref());
-    let protocol: Vec<&str> = protocol.unwrap_or_default().split("; ").collect();
-    let about = section.about.trim();
+    let protocol = protocol.unwrap_or_default().split("; ");
+    let protocol: Vec<&str> = section.about.trim().lines().chain(protocol).collect();
     let drawing = columns_figure(&ColumnsFigure {
         title: &table.title,
-        subtitle: &format!("{about} Bars: one standard deviation over the seeds."),
+        subtitle: "Means over the seeds; bars: one standard deviation to either side",
         protocol: &protocol,
         axis: &grid.axis,
         columns: &columns,
