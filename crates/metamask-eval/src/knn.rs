@@ -50,7 +50,9 @@ pub fn knn_predict(
     let n_bank = checked_widths("knn_predict", bank, queries)?;
     check_labels("knn_predict", bank_labels, n_bank, n_classes)?;
     knn.check(n_bank)?;
-    search("knn_predict", bank, queries, knn.k, |nearest| knn.vote(nearest, bank_labels, n_classes))
+    search("knn_predict", bank, queries, knn.k, |nearest| {
+        knn.vote(&nearest.sorted(), bank_labels, n_classes)
+    })
 }
 
 /// The k features of the bank with the highest cosine to each query, the nearest first:
@@ -116,13 +118,13 @@ impl Knn {
         Ok(())
     }
 
-    fn vote(&self, nearest: Nearest, labels: &[u32], n_classes: usize) -> u32 {
-        let nearest = nearest.sorted();
+    /// The class that a query's nearest, sorted, vote for.
+    pub(crate) fn vote(&self, nearest: &[(f32, usize)], labels: &[u32], n_classes: usize) -> u32 {
         // The highest cosine is taken off every exponent, so that a small
         // temperature cannot overflow; the votes keep their proportions.
         let highest = f64::from(nearest[0].0);
         let mut votes = vec![0.0; n_classes];
-        for (cosine, idx) in nearest {
+        for &(cosine, idx) in nearest {
             let weight = ((f64::from(cosine) - highest) / self.temperature).exp();
             votes[labels[idx] as usize] += weight;
         }

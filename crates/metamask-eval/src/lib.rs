@@ -19,6 +19,7 @@ mod knn;
 mod label_subset;
 mod leave_one_out;
 mod linear_probe;
+mod mask_controls;
 mod microscope;
 mod neighbour_embedding;
 mod paired;
@@ -29,9 +30,11 @@ mod random_masks;
 mod rank_correlation;
 mod rank_me;
 mod redundancy;
+mod relevance;
 mod risk_bounds;
 mod spectrum;
 mod variance;
+mod whitening;
 
 pub use accuracy::{MeanStd, accuracy_percent};
 pub use alpha_req::{ALPHA_REQ_RANKS, PowerLaw, alpha_req};
@@ -47,6 +50,9 @@ pub use knn::{Knn, knn_predict, nearest};
 pub use label_subset::label_subset;
 pub use leave_one_out::{LeaveOneOut, leave_one_out};
 pub use linear_probe::{LinearClassifier, LinearProbe};
+pub use mask_controls::{
+    ControlSubject, Decodability, MaskControls, MaskOrder, OrderedMask, Rescaling, mask_controls,
+};
 pub use microscope::{
     Agreement, DimensionReport, DimensionRow, NuisanceFactor, Sharing, Subject, Usage,
     inspect_dimensions,

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor, bail};
 use metamask_random::Key;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::alpha_req::{ALPHA_REQ_RANKS, PowerLaw};
+use crate::relevance::{Relevance, agreements};
 use crate::{
-    JointVarianceShare, Knn, LinearProbe, RankCorrelation, Redundancy, alpha_req, auc,
+    JointVarianceShare, Knn, LinearProbe, RankCorrelation, Redundancy, alpha_req,
     class_information, covariance_spectrum, dead_dimensions, dimension_std, effective_rank,
-    information_bins, joint_variance_share, leave_one_out, participation_ratio, rank_me,
-    redundancy, spearman_test, variance_share, variance_share_by_chance,
+    information_bins, leave_one_out, participation_ratio, rank_me, redundancy, variance_share,
+    variance_share_by_chance,
 };
 
 /// Frozen features and what is known about the images they come from.
@@ -51,7 +52,7 @@ pub struct NuisanceFactor {
 ///
 /// A factor that both share tells images apart just as the object does, so nothing that
 /// learns without labels can be expected to drop it. The two are never added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sharing {
     /// Both views show the same value.
@@ -127,7 +128,7 @@ pub struct DimensionRow {
 }
 
 /// Whether a measure goes with the mask over the dimensions.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// The measure, by its name in [`DimensionRow`], or a difference of two.
     pub measure: String,
@@ -175,7 +176,6 @@ pub struct DimensionReport {
 /// More would take minutes and change little: a drop's standard error is then some
 /// tenths of a point.
 const MOST_KNN_IMAGES: [usize; 2] = [5000, 1000];
-const PERMUTATIONS: u32 = 9999;
 
 /// Looks at every dimension of a representation. `watch` hears what is being done.
 ///
@@ -216,7 +216,6 @@ pub fn inspect_dimensions(
 
     watch("what each dimension tells about the class");
     let std = dimension_std(test.0)?;
-    let class_share = variance_share(test.0, test.1, n_classes)?;
     let bins = information_bins(images, n_classes);
     let information = class_information(test.0, test.1, n_classes, bins)?;
 
@@ -238,64 +237,41 @@ pub fn inspect_dimensions(
     watch("what each dimension tells about the nuisance factors");
     let shares = |factor: &NuisanceFactor| variance_share(test.0, &factor.groups, factor.n_groups);
     let factor_shares: Vec<Vec<f64>> = factors.iter().map(shares).collect::<Result<_>>()?;
-    let of_group = |sharing: Sharing| -> Result<Option<JointVarianceShare>> {
-        let members = factors.iter().filter(|factor| factor.sharing == sharing);
-        let members: Vec<_> = members.map(|f| (&f.groups[..], f.n_groups)).collect();
-        if members.is_empty() {
-            return Ok(None);
-        }
-        joint_variance_share(test.0, &members).map(Some)
-    };
-    let mut nuisance_share_by_chance = BTreeMap::new();
-    let mut nuisance = |sharing: Sharing| -> Result<Option<Vec<f64>>> {
-        let found = of_group(sharing)?;
-        let chance = found.as_ref().map(|found| (sharing, found.by_chance));
-        nuisance_share_by_chance.extend(chance);
-        Ok(found.map(|found| found.shares))
-    };
-    let shared = nuisance(Sharing::SharedByViews)?;
-    let differing = nuisance(Sharing::DiffersBetweenViews)?;
-
-    watch("the agreement with the mask");
-    let minus =
-        |nuisance: &Vec<f64>| class_share.iter().zip(nuisance).map(|(c, n)| c - n).collect();
-    let measures: Vec<(&str, Vec<f64>)> = [
-        ("class_share", Some(class_share.clone())),
-        ("class_information_nats", Some(information.clone())),
-        ("probe_weight_share", Some(weights.clone())),
-        ("knn_vote_drop", Some(left_out.vote_drop.clone())),
-        ("shared_nuisance_share", shared.clone()),
-        ("differing_nuisance_share", differing.clone()),
-        ("class_share - shared_nuisance_share", shared.as_ref().map(minus)),
-        ("class_share - differing_nuisance_share", differing.as_ref().map(minus)),
+    let relevance = Relevance::of(test.0, (test.1, n_classes), factors)?;
+    let nuisance_share_by_chance = [
+        (Sharing::SharedByViews, &relevance.shared),
+        (Sharing::DiffersBetweenViews, &relevance.differing),
     ]
     .into_iter()
-    .filter_map(|(name, values)| Some((name, values?)))
+    .filter_map(|(sharing, found)| Some((sharing, found.as_ref()?.by_chance)))
     .collect();
+
+    watch("the agreement with the mask");
+    let mut measures = relevance.measures();
+    let others = [
+        ("class_information_nats", information.clone()),
+        ("probe_weight_share", weights.clone()),
+        ("knn_vote_drop", left_out.vote_drop.clone()),
+    ];
+    measures.splice(1..1, others);
     let (agreement_with, scale) = match mask {
         Some(mask) => ("mask", mask),
         None => ("std", &std[..]),
     };
-    let agreements = (0..)
-        .zip(&measures)
-        .map(|(i, (name, values))| Agreement {
-            measure: (*name).to_owned(),
-            correlation: spearman_test(scale, values, PERMUTATIONS, key.epoch(i)),
-            auc: auc(scale, &upper_half(values)),
-        })
-        .collect();
+    let agreements = agreements(scale, &measures, key);
+    let nuisance = |found: &Option<JointVarianceShare>, k: usize| Some(found.as_ref()?.shares[k]);
 
     let row = |k: usize| DimensionRow {
         dimension: k,
         mask: mask.map(|mask| mask[k]),
         std: std[k],
-        class_share: class_share[k],
+        class_share: relevance.class[k],
         class_information_nats: information[k],
         probe_weight_share: weights[k],
         knn_vote_drop: left_out.vote_drop[k],
         knn_accuracy_drop: left_out.accuracy_drop[k],
-        shared_nuisance_share: shared.as_ref().map(|shares| shares[k]),
-        differing_nuisance_share: differing.as_ref().map(|shares| shares[k]),
+        shared_nuisance_share: nuisance(&relevance.shared, k),
+        differing_nuisance_share: nuisance(&relevance.differing, k),
         factor_shares: factors
             .iter()
             .zip(&factor_shares)
@@ -324,15 +300,6 @@ fn squared_column_shares(weight: &[f64], dim: usize) -> Vec<f64> {
     let total: f64 = weight.iter().map(|w| w * w).sum();
     let column = |k: usize| weight.iter().skip(k).step_by(dim).map(|w| w * w).sum::<f64>();
     (0..dim).map(|k| if total > 0.0 { column(k) / total } else { 0.0 }).collect()
-}
-
-/// Which values are above the median.
-fn upper_half(values: &[f64]) -> Vec<bool> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len();
-    let median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
-    values.iter().map(|&value| value > median).collect()
 }
 
 #[cfg(test)]

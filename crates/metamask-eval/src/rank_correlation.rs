@@ -2,10 +2,10 @@
 //! chance would do as well.
 
 use metamask_random::Key;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A rank correlation with its test.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankCorrelation {
     /// Spearman's ρ, −1 to 1.
     pub rho: f64,

@@ -32,6 +32,8 @@ pub enum Purpose {
     Test = 6,
     /// What a queue of embeddings holds before the first batch.
     SupportQueue = 7,
+    /// Which dimension of a mask is moved by which one's gradient, in a control.
+    MaskShuffle = 8,
 }
 
 /// Names one stream of random numbers.

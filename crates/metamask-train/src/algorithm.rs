@@ -125,8 +125,12 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], moment: &Moment) ->
 
     // M5
     if let Some(MetaGradient { total, .. }) = &found {
-        let (w, total) = ([learner.mask.parameter_group()], std::slice::from_ref(total));
-        learner.mask_optimizer.step(&w, total, moment.mask_learning_rate)?;
+        let total = match &learner.shuffle {
+            None => total.clone(),
+            Some(others) => total.index_select(others, 0)?,
+        };
+        let w = [learner.mask.parameter_group()];
+        learner.mask_optimizer.step(&w, &[total], moment.mask_learning_rate)?;
     }
 
     // What the base method keeps.

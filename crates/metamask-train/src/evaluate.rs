@@ -7,7 +7,10 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use metamask_augment::{ImageBatch, evaluation, evaluation_views, to_tensor};
 use metamask_data::{Dataset, Images, Labelled, Places};
 use metamask_encoders::BatchStats;
-use metamask_eval::{Knn, LinearProbe, Protocol};
+use metamask_eval::{
+    ControlSubject, Knn, LinearProbe, MaskControls, NuisanceFactor, Protocol, mask_controls,
+};
+use metamask_random::{Key, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,11 +19,13 @@ use crate::{
     fine_tune::{FineTune, Recipe, fine_tune},
     init,
     learner::Learner,
+    nuisance::nuisance_factors,
     observer::Observer,
     pretrain::Interrupted,
     raw_pixels::RawPixels,
     training_images::TrainingImages,
     unlabelled::{DimensionUse, evaluate_unlabelled},
+    views,
 };
 
 /// A way to evaluate, by its word on the command line.
@@ -67,6 +72,9 @@ pub struct Results {
     /// The mask's values, where there is a mask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskRange>,
+    /// The mask beside masks of the same values in other orders, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_controls: Option<MaskControls>,
 }
 
 /// One representation's accuracies.
@@ -197,6 +205,10 @@ pub fn evaluate(
     begin(step, TRAINED, observer)?;
     let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
     rows.extend(bench.rows(trained_rows(config, learner)?, learner, observer)?);
+    let mask_controls = match config.evaluation.mask_controls {
+        0 => None,
+        draws => Some(bench.mask_controls(learner, draws as u16, observer)?),
+    };
 
     let protocols = measures
         .iter()
@@ -215,6 +227,7 @@ pub fn evaluate(
         chance_percent: 100.0 / train.n_classes() as f64,
         rows,
         mask,
+        mask_controls,
     })
 }
 
@@ -318,6 +331,45 @@ impl Bench<'_> {
         self.measures.iter().any(|measure| matches!(measure, Measure::Knn | Measure::Linear))
     }
 
+    /// Features of the training images that are learned from, and of the test images.
+    fn features(&self, learner: &Learner) -> Result<(Tensor, Tensor)> {
+        let size = self.evaluated.config.augmentation.size;
+        let TrainingImages { all, samples, .. } = self.train;
+        let train = features_of_images(learner, &all.images, Some(samples), size)?;
+        Ok((train, features_of(learner, &self.evaluated.data.test, size)?))
+    }
+
+    /// The trained mask beside masks of the same values in other orders.
+    fn mask_controls(
+        &self,
+        learner: &Learner,
+        draws: u16,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<MaskControls> {
+        let Evaluated { config, data, at: (step, epoch), .. } = *self.evaluated;
+        begin(step, "masks in other orders", observer)?;
+        let (train, test) = self.features(learner)?;
+        let views = features_of_views(config, data, learner, epoch)?;
+        let mask = learner.feature_mask()?.map(|m| m.to_dtype(DType::F64)?.to_vec1::<f64>());
+        let mask = mask.transpose()?;
+        let [mut of_train, of_test] = nuisance_factors([&data.train, &data.test]);
+        for NuisanceFactor { groups, .. } in &mut of_train {
+            *groups = self.train.samples.iter().map(|&i| groups[i as usize]).collect();
+        }
+        let subject = ControlSubject {
+            train: (&train, &self.train.labels),
+            test: (&test, &data.test.labels),
+            n_classes: self.train.n_classes(),
+            views: [&views[0], &views[1]],
+            mask: mask.as_deref(),
+            factors: [&of_train, &of_test],
+            knn: self.knn,
+            draws,
+            key: Key::new(config.run.seed, Purpose::Evaluation),
+        };
+        Ok(mask_controls(&subject, &mut |what| observer.evaluating(what))?)
+    }
+
     /// The rows of an encoder under each of these masks.
     fn rows(
         &self,
@@ -325,13 +377,8 @@ impl Bench<'_> {
         learner: &Learner,
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Vec<Row>> {
-        let size = self.evaluated.config.augmentation.size;
         let features = match self.is_frozen() {
-            true => {
-                let test = features_of(learner, &self.evaluated.data.test, size)?;
-                let TrainingImages { all, samples, .. } = self.train;
-                Some((features_of_images(learner, &all.images, Some(samples), size)?, test))
-            }
+            true => Some(self.features(learner)?),
             false => None,
         };
         let row = |(name, mask): (String, Option<Tensor>)| {
@@ -422,6 +469,30 @@ pub fn features_of_images(
     let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
     let encode = |views: Tensor| learner.encoder.forward(&views, &theta, BatchStats::Running);
     in_batches(images, samples, size, |views| Ok(encode(views)?.detach()))
+}
+
+/// h of two views of the first training images, drawn as in the epoch after the last, with the
+/// running statistics, `[n, D]` each.
+fn features_of_views(
+    config: &Config,
+    data: &Dataset,
+    learner: &Learner,
+    epoch: u64,
+) -> anyhow::Result<[Tensor; 2]> {
+    /// A correlation's standard error is then 0.02.
+    const MOST_IMAGES: usize = 2000;
+    let images = data.pretraining(data.pretraining_split())?;
+    let recipe = views::recipe(&config.augmentation)?;
+    let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
+    let samples: Vec<u32> = (0..images.len().min(MOST_IMAGES) as u32).collect();
+    let mut found = [Vec::new(), Vec::new()];
+    for samples in samples.chunks(BATCH) {
+        let views = views::make(&images, &recipe, samples, config.run.seed, epoch as u32)?;
+        for (found, view) in found.iter_mut().zip(&views) {
+            found.push(learner.encoder.forward(view, &theta, BatchStats::Running)?.detach());
+        }
+    }
+    Ok([Tensor::cat(&found[0], 0)?, Tensor::cat(&found[1], 0)?])
 }
 
 /// A function of images as evaluation sees them, all of them or some, `[n, dim]`.

@@ -39,6 +39,8 @@ pub struct Learner {
     pub meta: Option<Meta>,
     /// What only studies need.
     pub experimental: Experimental,
+    /// Whose hypergradient moves each dimension of the mask, where that is not its own.
+    pub(crate) shuffle: Option<Tensor>,
     /// BYOL's target ξ: the encoder's groups, then the head's.
     pub target: Option<Vec<ParameterGroup>>,
     /// NNCLR's support set.
@@ -112,6 +114,15 @@ impl Learner {
             mask = mask.with_shape(experimental.shape);
         }
 
+        let shuffle = match meta.is_some() && experimental.shuffled {
+            true => {
+                let key = Key::new(config.run.seed, Purpose::MaskShuffle);
+                let order = key.stream().permutation(mask_dim as u32);
+                Some(Tensor::from_vec(order, mask_dim, &device)?)
+            }
+            false => None,
+        };
+
         let mut groups = [encoder.parameters(), head.parameters()].concat();
         let target = match objective.method {
             Method::Byol => Some(target_parameters(&groups)?),
@@ -149,6 +160,7 @@ impl Learner {
             objective,
             meta,
             experimental,
+            shuffle,
             target,
             queue,
             departure: None,

@@ -70,6 +70,8 @@ pub fn load_data(config: &Config, places: &Places) -> anyhow::Result<Dataset> {
         side: (config.data.image_size > 0).then_some(config.data.image_size),
         bad_images: config.data.bad_images,
         drop_equal_to_test: config.data.drop_equal_to_test,
+        difficulty: config.data.difficulty,
+        spurious: config.data.spurious as f32,
         ..LoadOptions::default()
     };
     let data = metamask_data::load(&config.data.dataset, &options)

@@ -99,6 +99,7 @@ pub(crate) fn evaluate_unlabelled(
         chance_percent: 0.0,
         rows,
         mask: learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?,
+        mask_controls: None,
     })
 }
 

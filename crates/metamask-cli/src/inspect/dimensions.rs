@@ -4,14 +4,12 @@ use std::path::PathBuf;
 
 use candle_core::Tensor;
 use clap::Args;
-use metamask_data::{Factor, FactorGroup, FactorKind, Labelled};
 use metamask_eval::{
-    DimensionReport, DimensionRow, Knn, NuisanceFactor, Sharing, Subject, equal_arcs,
-    equal_count_bins, inspect_dimensions,
+    DimensionReport, DimensionRow, Knn, NuisanceFactor, Sharing, Subject, inspect_dimensions,
 };
 use metamask_random::{Key, Purpose};
 use metamask_report::{DimensionsFigure, Drawing, Fit, Relevance, Spectrum, dimensions_figure};
-use metamask_train::{Observer as _, checkpoint::State, expect_new, write_new};
+use metamask_train::{Observer as _, checkpoint::State, expect_new, nuisance_factors, write_new};
 use serde::Serialize;
 
 use super::{Features, OpenRun, dimensions_table::table, name_of, protocol};
@@ -105,7 +103,7 @@ pub(crate) fn measure(
 ) -> anyhow::Result<(DimensionReport, Vec<NuisanceFactor>)> {
     let OpenRun { config, data, .. } = run;
     let mask = run.mask_on_features(test.dim(1)?)?;
-    let factors = nuisance_factors(&data.test);
+    let [factors] = nuisance_factors([&data.test]);
     let knn = Knn { k: config.evaluation.knn_k, temperature: config.evaluation.knn_temperature };
     let subject = Subject {
         train,
@@ -118,31 +116,6 @@ pub(crate) fn measure(
     };
     let report = inspect_dimensions(&subject, &mut |what| progress.evaluating(what))?;
     Ok((report, factors))
-}
-
-/// Bins of a continuous factor and arcs of a circular one.
-const FACTOR_BINS: usize = 8;
-
-/// The factors of generated scenes, continuous ones in bins; none for other images.
-fn nuisance_factors(images: &Labelled) -> Vec<NuisanceFactor> {
-    let Some(factors) = &images.factors else { return Vec::new() };
-    let of = |Factor { name, group, kind }: &Factor| {
-        let column = factors.column(name).expect("a factor has a column");
-        let column: Vec<f64> = column.into_iter().map(f64::from).collect();
-        let (groups, n_groups) = match kind {
-            FactorKind::Categorical(n) => {
-                (column.iter().map(|&value| value as u32).collect(), *n as usize)
-            }
-            FactorKind::Circular => (equal_arcs(&column, FACTOR_BINS), FACTOR_BINS),
-            FactorKind::Continuous => (equal_count_bins(&column, FACTOR_BINS), FACTOR_BINS),
-        };
-        let sharing = match group {
-            FactorGroup::SharedByViews => Sharing::SharedByViews,
-            FactorGroup::DiffersBetweenViews => Sharing::DiffersBetweenViews,
-        };
-        NuisanceFactor { name: (*name).to_owned(), sharing, groups, n_groups }
-    };
-    factors.factors().iter().map(of).collect()
 }
 
 pub(crate) fn figure(title: &str, subtitle: &str, report: &DimensionReport) -> Drawing {

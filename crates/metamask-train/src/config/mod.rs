@@ -11,6 +11,7 @@ mod parse;
 mod section;
 mod sections;
 
+use metamask_data::DatasetSpec;
 use metamask_optim::{Hypergradient, OptimizerKind, VirtualStep};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -201,6 +202,17 @@ impl Config {
             ));
         }
         let experimental = &mask.experimental;
+        let is_scene = matches!(
+            self.data.dataset,
+            DatasetSpec::Garments | DatasetSpec::Shapes | DatasetSpec::Scenes(_)
+        );
+        if self.data.spurious > 0.0 && !is_scene {
+            let (spurious, dataset) = (self.data.spurious, &self.data.dataset);
+            return Some((
+                format!("`data.spurious`: is for generated scenes, got {spurious} for {dataset}"),
+                "take `garments`, `shapes` or `scenes:NAME`",
+            ));
+        }
         if lookahead && experimental.batch_fraction < 1.0 {
             return Some((
                 format!(

@@ -111,6 +111,7 @@ numbers! {
     super::Precision: _x => Vec::new();
     super::Through: _x => Vec::new();
     metamask_data::BadImages: _x => Vec::new();
+    metamask_data::Difficulty: _x => Vec::new();
     metamask_data::DatasetSpec: _x => Vec::new();
     metamask_encoders::Architecture: _x => Vec::new();
     metamask_encoders::Stem: _x => Vec::new();

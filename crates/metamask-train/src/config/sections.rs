@@ -1,6 +1,6 @@
 //! The settings themselves: each table of the configuration, each field once.
 
-use metamask_data::{BadImages, DatasetSpec};
+use metamask_data::{BadImages, DatasetSpec, Difficulty};
 use metamask_encoders::{Architecture, Stem};
 use metamask_optim::{
     Activations, Hypergradient, LarsClipping, MaskForm, MaskShape, OptimizerKind, Schedule,
@@ -41,6 +41,11 @@ section! {
         bad_images: BadImages = BadImages::Fail, Range::Words(&["fail", "skip"]);
         /// Whether to leave out unlabelled images that equal a test image (STL-10 has 7,545).
         drop_equal_to_test: bool = false, Range::Any;
+        /// How much generated scenes hide their object; other images have none.
+        difficulty: Difficulty = Difficulty::Medium, Range::Words(&["easy", "medium", "hard"]);
+        /// Share of the training scenes whose background follows from the class; test scenes' never
+        /// does. For studies of confounding.
+        spurious: f64 = 0.0, Range::PROBABILITY;
         /// Training images to use, the first ones; 0 is all.
         train_images: usize = 0, Range::Any;
         /// Images at the end of the training set that stand in for the test set, so that settings
@@ -262,6 +267,9 @@ section! {
         shape: MaskShape = MaskShape::Soft, Range::Words(&["soft", "normalised", "thresholded"]);
         /// What `lookahead` differentiates of the regular step: the `full` loss, or B alone (`base`).
         through: Through = Through::Full, Range::Words(&["full", "base"]);
+        /// Whether each dimension is moved by the hypergradient of another one, always the same, drawn
+        /// by the seed: a control that leaves nothing of the method but how far the mask spreads.
+        shuffled: bool = false, Range::Any;
     }
 }
 
@@ -301,6 +309,9 @@ section! {
         knn_k: usize = 20, Range::Within(1.0, 1e6);
         /// Temperature T of kNN: a neighbour votes with weight exp(cosine / T).
         knn_temperature: f64 = 0.1, Range::Above(0.0);
+        /// Random orders that the mask's values are also put into, beside orders by what is known of
+        /// the dimensions; 0 leaves these controls out (docs/diagnostics.md).
+        mask_controls: usize = 0, Range::Within(0.0, 1000.0);
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod file;
 pub mod fixture;
 pub mod jobs;
+pub mod mask_controls;
 pub mod page;
 pub mod plan;
 pub mod record;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     jobs::Arm,
+    mask_controls,
     table::{CellState, ColumnOfTable, Line, Section, Table},
 };
 
@@ -198,7 +199,7 @@ fn column_text(section: &Section, column: &ColumnOfTable, measure: &str, records
          memory. Bold: the interval\nleaves out 0. Made on: {}.",
         column.machines.join("; ")
     );
-    text
+    text + &mask_controls::markdown(column, &format!("budget {}", section.budget))
 }
 
 fn minutes(seconds: f64) -> String {

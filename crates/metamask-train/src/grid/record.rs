@@ -379,6 +379,7 @@ pub(super) mod tests {
                     row("trained encoder", knn),
                 ],
                 mask: None,
+                mask_controls: None,
             },
             curve: Vec::new(),
             cost: Cost {

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     file::GridFile,
     jobs::{Arm, Job, Selection, jobs},
+    mask_controls::LineControls,
     plan::{Estimate, Planned},
     record::Record,
 };
@@ -129,6 +130,9 @@ pub struct Line {
     pub peak_mib: Option<f64>,
     /// What a job of it will take, where that was planned.
     pub estimate: Option<Estimate>,
+    /// Its masks beside masks in other orders, where the records have that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_controls: Option<LineControls>,
     /// Numbers of its notes.
     pub notes: Vec<usize>,
 }
@@ -375,6 +379,8 @@ fn lines(
                 (Some(_), false) => over(at_equal_compute),
             };
             let found: Vec<&Record> = own.iter().filter_map(|(_, record)| *record).collect();
+            let controls: Vec<_> =
+                found.iter().filter_map(|record| record.results.mask_controls.as_ref()).collect();
             let cell = planned.and_then(|planned| planned.of(job));
             let state = match (seeds.len() == own.len() && reproduces, cell.is_some()) {
                 (true, _) => CellState::Reproduced,
@@ -422,6 +428,7 @@ fn lines(
                 training_s: MeanStd::of(&times).ok().map(|times| times.mean),
                 peak_mib: found.iter().filter_map(|record| record.cost.peak_mib).reduce(f64::max),
                 estimate: cell.map(|cell| cell.estimate),
+                mask_controls: LineControls::of(&controls),
                 notes: notes.map(|i| i + 1).collect(),
             });
         }

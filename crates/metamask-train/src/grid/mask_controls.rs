@@ -1,0 +1,241 @@
+//! What masks are worth beside masks in other orders, added up over a line's seeds.
+
+use std::fmt::Write as _;
+
+use metamask_eval::{MaskControls, MaskOrder, MeanStd, PairedDifference, Rescaling, Sharing};
+use serde::Serialize;
+
+use super::table::{ColumnOfTable, Line};
+
+/// The controls of a line's seeds, added up. Accuracies in percent.
+#[derive(Clone, Debug, Serialize)]
+pub struct LineControls {
+    /// kNN with all dimensions alike.
+    pub no_mask: MeanStd,
+    /// kNN with the mask's values in an order that is made from something.
+    pub orders: Vec<(MaskOrder, MeanStd)>,
+    /// The same, in the order's first half of the dimensions alone.
+    pub halves: Vec<(MaskOrder, MeanStd)>,
+    /// kNN with them in random orders, the mean of the draws.
+    pub random: MeanStd,
+    /// The same for halves.
+    pub random_half: MeanStd,
+    /// kNN on features that are rescaled in another way.
+    pub rescaled: Vec<(Rescaling, MeanStd)>,
+    /// The learned order over none, over random ones and over their oracle, seed by seed.
+    pub learned_over: Option<[PairedDifference; 3]>,
+    /// Share of all seeds' random orders that reach the learned one.
+    pub random_as_good: Option<f64>,
+    /// Spearman's ρ of the mask's values (without a mask: of the standard deviation) with each
+    /// measure, AUC, and the seeds whose p is below 0.05.
+    pub agreements: Vec<LineAgreement>,
+    /// kNN above a guess, the mean over the class, the shared and the differing factors: without
+    /// the mask and with it.
+    pub decodability: Vec<(Option<Sharing>, [Option<MeanStd>; 2])>,
+}
+
+/// How a measure goes with the mask, over the seeds.
+#[derive(Clone, Debug, Serialize)]
+pub struct LineAgreement {
+    /// The measure.
+    pub measure: String,
+    /// ρ
+    pub rho: MeanStd,
+    /// AUC
+    pub auc: MeanStd,
+    /// Seeds whose permutation test has p < 0.05.
+    pub seeds_below_0_05: usize,
+}
+
+impl LineControls {
+    /// Of each seed's controls; none without any.
+    pub(super) fn of(seeds: &[&MaskControls]) -> Option<Self> {
+        let first = seeds.first()?;
+        let over_seeds = |value: &dyn Fn(&MaskControls) -> Option<f64>| {
+            let values: Vec<f64> = seeds.iter().filter_map(|seed| value(seed)).collect();
+            MeanStd::of(&values).ok()
+        };
+        let mean_of = |values: Vec<f64>| MeanStd::of(&values).ok().map(|found| found.mean);
+        let by_order = |half: bool| {
+            let of = |order: MaskOrder| {
+                let found = over_seeds(&|seed| {
+                    let found = seed.of(order)?;
+                    Some(if half { found.half_knn_percent } else { found.soft_knn_percent })
+                });
+                Some((order, found?))
+            };
+            first.orders.iter().filter_map(|(order, _)| of(*order)).collect::<Vec<_>>()
+        };
+        let soft_draws = |seed: &MaskControls| {
+            seed.random.iter().map(|draw| draw.soft_knn_percent).collect::<Vec<f64>>()
+        };
+        let learned = |seed: &MaskControls| seed.of(MaskOrder::Learned).map(|m| m.soft_knn_percent);
+        let against = |other: &dyn Fn(&MaskControls) -> Option<f64>| {
+            let pairs = seeds.iter().filter_map(|seed| Some((learned(seed)?, other(seed)?)));
+            let (ours, theirs): (Vec<f64>, Vec<f64>) = pairs.unzip();
+            PairedDifference::of(&ours, &theirs).ok()
+        };
+        let draws: Vec<(f64, f64)> = seeds
+            .iter()
+            .filter_map(|seed| Some((learned(seed)?, soft_draws(seed))))
+            .flat_map(|(learned, draws)| draws.into_iter().map(move |draw| (learned, draw)))
+            .collect();
+        let as_good = draws.iter().filter(|(learned, draw)| draw >= learned).count();
+        let agreement = |measure: &str| {
+            let of = |seed: &MaskControls| {
+                let found = seed.agreements.iter().find(|found| found.measure == measure)?;
+                Some((found.correlation?, found.auc?))
+            };
+            Some(LineAgreement {
+                measure: measure.to_owned(),
+                rho: over_seeds(&|seed| of(seed).map(|(found, _)| found.rho))?,
+                auc: over_seeds(&|seed| of(seed).map(|(_, auc)| auc))?,
+                seeds_below_0_05: seeds
+                    .iter()
+                    .filter(|seed| of(seed).is_some_and(|(found, _)| found.p_value < 0.05))
+                    .count(),
+            })
+        };
+        let above_chance = |sharing: Option<Sharing>, masked: bool| {
+            over_seeds(&|seed| {
+                let here = seed.decodability.iter().filter(|found| found.sharing == sharing);
+                let knn = here.map(|found| {
+                    let knn =
+                        if masked { found.masked_knn_percent } else { Some(found.knn_percent) };
+                    knn.map(|knn| knn - found.chance_percent)
+                });
+                mean_of(knn.collect::<Option<Vec<f64>>>()?)
+            })
+        };
+        let groups = [None, Some(Sharing::SharedByViews), Some(Sharing::DiffersBetweenViews)];
+        Some(Self {
+            no_mask: over_seeds(&|seed| Some(seed.knn_percent))?,
+            orders: by_order(false),
+            halves: by_order(true),
+            random: over_seeds(&|seed| mean_of(soft_draws(seed)))?,
+            random_half: over_seeds(&|seed| {
+                mean_of(seed.random.iter().map(|draw| draw.half_knn_percent).collect())
+            })?,
+            rescaled: first
+                .rescaled
+                .iter()
+                .filter_map(|(how, _)| Some((*how, over_seeds(&|seed| seed.rescaled(*how))?)))
+                .collect(),
+            learned_over: (|| {
+                let oracle =
+                    |seed: &MaskControls| seed.of(MaskOrder::Oracle).map(|m| m.soft_knn_percent);
+                Some([
+                    against(&|seed| Some(seed.knn_percent))?,
+                    against(&|seed| mean_of(soft_draws(seed)))?,
+                    against(&oracle)?,
+                ])
+            })(),
+            random_as_good: match draws.is_empty() {
+                true => None,
+                false => Some(as_good as f64 / draws.len() as f64),
+            },
+            agreements: first.agreements.iter().filter_map(|a| agreement(&a.measure)).collect(),
+            decodability: groups
+                .into_iter()
+                .map(|group| (group, [above_chance(group, false), above_chance(group, true)]))
+                .collect(),
+        })
+    }
+
+    fn order(&self, order: MaskOrder) -> Option<MeanStd> {
+        self.orders.iter().find(|(known, _)| *known == order).map(|(_, found)| *found)
+    }
+
+    fn agreement(&self, measure: &str) -> Option<&LineAgreement> {
+        self.agreements.iter().find(|found| found.measure == measure)
+    }
+}
+
+/// A column's lines that have controls, in three tables; empty if none has.
+pub(super) fn markdown(column: &ColumnOfTable, budget: &str) -> String {
+    let lines: Vec<(&Line, &LineControls)> =
+        column.lines.iter().filter_map(|line| Some((line, line.mask_controls.as_ref()?))).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let percent = |value: Option<MeanStd>| match value {
+        None => "–".to_owned(),
+        Some(MeanStd { mean, std: Some(std), .. }) => format!("{mean:.1} ± {std:.1}"),
+        Some(MeanStd { mean, .. }) => format!("{mean:.1}"),
+    };
+    let difference = |value: &PairedDifference| match value.excludes_zero() {
+        true => format!("**{value:.1}**"),
+        false => format!("{value:.1}"),
+    };
+
+    let mut text =
+        format!("\n#### Is it the order that the mask learned? {}, {budget}\n\n", column.title);
+    text += "| row | all alike | learned | reversed | random | oracle | variance | views agree | learned over none | over \
+             random | over oracle | random as good |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for (line, controls) in &lines {
+        let [none, random, oracle] = match &controls.learned_over {
+            Some(over) => over.each_ref().map(difference),
+            None => Default::default(),
+        };
+        let share = controls.random_as_good.map(|share| format!("{:.0} %", 100.0 * share));
+        let cells = [
+            line.title.clone(),
+            percent(Some(controls.no_mask)),
+            percent(controls.order(MaskOrder::Learned)),
+            percent(controls.order(MaskOrder::Reversed)),
+            percent(Some(controls.random)),
+            percent(controls.order(MaskOrder::Oracle)),
+            percent(controls.order(MaskOrder::Variance)),
+            percent(controls.order(MaskOrder::ViewAgreement)),
+            none,
+            random,
+            oracle,
+            share.unwrap_or_default(),
+        ];
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text += "\nkNN with the mask's own values dealt out in other orders (without a mask: a ramp); differences seed by \
+             seed with\ntheir 95 % interval. *Oracle* takes labels and factors.\n";
+
+    text += &format!("\n#### And what without a mask? {}, {budget}\n\n", column.title);
+    text += "| row | as it is | centred | standardised | whitened | Fisher's weights (labels) |\n|---|---|---|---|---|---|\n";
+    for (line, controls) in &lines {
+        let cells = controls.rescaled.iter().map(|(_, found)| percent(Some(*found)));
+        let cells: Vec<String> =
+            std::iter::once(percent(Some(controls.no_mask))).chain(cells).collect();
+        let _ = writeln!(text, "| {} | {} |", line.title, cells.join(" | "));
+    }
+    text += "\nkNN on the frozen features, rescaled by what the training features say.\n";
+
+    text += &format!("\n#### Does the mask go with what is known? {}, {budget}\n\n", column.title);
+    let measures = [
+        ("class", "class_share"),
+        ("shared nuisance", "shared_nuisance_share"),
+        ("differing nuisance", "differing_nuisance_share"),
+        ("class over shared", "class_share - shared_nuisance_share"),
+        ("class over differing", "class_share - differing_nuisance_share"),
+    ];
+    let titles = measures.map(|(title, _)| title).join(" | ");
+    text += &format!("| row | {titles} |\n|---|{}\n", "---|".repeat(measures.len()));
+    for (line, controls) in &lines {
+        let cells = measures.map(|(_, measure)| match controls.agreement(measure) {
+            None => "–".to_owned(),
+            Some(LineAgreement { rho, auc, seeds_below_0_05: below, .. }) => {
+                let std = rho.std.map_or_else(String::new, |std| format!(" ± {std:.2}"));
+                format!("{:+.2}{std}, AUC {:.2} ({below}/{})", rho.mean, auc.mean, rho.n)
+            }
+        });
+        let _ = writeln!(text, "| {} | {} |", line.title, cells.join(" | "));
+    }
+    text += "\nSpearman's ρ of the mask's values over the dimensions (without a mask: of their standard deviation), AUC, and \
+             how many\nseeds' permutation tests have p < 0.05.\n";
+
+    text += &format!("\n#### What can be read off the features? {}, {budget}\n\n", column.title);
+    text += "| row | class | masked | shared nuisance | masked | differing nuisance | masked |\n|---|---|---|---|---|---|---|\n";
+    for (line, controls) in &lines {
+        let cells = controls.decodability.iter().flat_map(|(_, found)| found.map(percent));
+        let _ = writeln!(text, "| {} | {} |", line.title, cells.collect::<Vec<_>>().join(" | "));
+    }
+    text += "\nkNN accuracy above a guess, the mean over the group's factors, without the mask and with it.\n";
+    text
+}
