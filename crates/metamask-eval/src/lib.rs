@@ -14,6 +14,7 @@ mod class_distances;
 mod class_information;
 mod dimensions;
 mod eigenvalues;
+mod holm;
 mod joint_variance;
 mod knn;
 mod label_subset;
@@ -45,6 +46,7 @@ pub use class_information::{class_information, information_bins};
 pub use dimensions::{
     DimensionSpread, dead_dimensions, dimension_std, effective_rank, embedding_spread,
 };
+pub use holm::holm;
 pub use joint_variance::{JointVarianceShare, joint_variance_share};
 pub use knn::{Knn, knn_predict, nearest};
 pub use label_subset::label_subset;

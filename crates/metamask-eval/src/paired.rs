@@ -53,6 +53,13 @@ impl PairedDifference {
         Ok(Self { mean, std: Some(std), interval: Some([mean - half, mean + half]), n })
     }
 
+    /// Student's two-sided test of d̄ = 0: P(|T| ≥ |d̄| √n / s). None for a single pair, or where
+    /// all differences are the same.
+    pub fn p_value(&self) -> Option<f64> {
+        let std = self.std.filter(|&std| std > 0.0)?;
+        Some(1.0 - share_within(self.mean.abs() * (self.n as f64).sqrt() / std, self.n - 1))
+    }
+
     /// Whether the interval leaves out 0.
     pub fn excludes_zero(&self) -> bool {
         self.interval.is_some_and(|[low, high]| low > 0.0 || high < 0.0)
@@ -164,9 +171,14 @@ mod tests {
         let half = 4.302_652_729_911_275 * (7f64 / 3.0).sqrt();
         assert!((low - (3.0 - half)).abs() < 1e-9 && (high - (3.0 + half)).abs() < 1e-9);
         assert!(!found.excludes_zero());
+        // t = 3 √3 / √7, and of two degrees of freedom P(|T| ≤ t) = t / √(2 + t²).
+        let t = 3.0 * (3f64 / 7.0).sqrt();
+        let p = found.p_value().expect("three pairs");
+        assert!((p - (1.0 - t / (2.0 + t * t).sqrt())).abs() < 1e-12, "{p}");
         assert_eq!(found.to_string(), "+3.0 [-3.6, +9.6]");
         // Equal differences leave nothing to doubt, as far as the formula goes.
-        assert!(PairedDifference::of(&[2.0, 3.0], &[1.0, 2.0])?.excludes_zero());
+        let equal = PairedDifference::of(&[2.0, 3.0], &[1.0, 2.0])?;
+        assert!(equal.excludes_zero() && equal.p_value().is_none());
         Ok(())
     }
 

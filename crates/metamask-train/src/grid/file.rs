@@ -42,6 +42,10 @@ pub struct GridFile {
     /// Whether each row with a base gets a further arm: the base at equal compute.
     #[serde(default = "yes")]
     pub equal_compute: bool,
+    /// Rows whose gain over their base is what the grid was planned to test, before it ran. Their
+    /// tests in all columns are corrected together.
+    #[serde(default)]
+    pub planned_tests: Vec<String>,
     /// Overrides, `KEY=VALUE`, of every cell.
     #[serde(default)]
     pub set: Vec<String>,
@@ -287,6 +291,12 @@ impl GridFile {
                 return Err(format!("{at}: `paper` is in percent, got {percent}"));
             }
         }
+        for planned in &self.planned_tests {
+            let row = self.rows.iter().find(|row| row.name == *planned);
+            if row.is_none_or(|row| row.base.is_none()) {
+                return Err(format!("`planned_tests`: `{planned}` names no row with a base"));
+            }
+        }
         for (name, budget) in &self.budgets {
             let at = format!("budget `{name}`");
             named(&at, budget.columns.iter(), &known.columns)?;
@@ -447,6 +457,8 @@ base = "simclr"
         check("seeds = [0, 1]", "seeds = []", "expected seeds, each once");
         check("seeds = [0, 1]", "seeds = [1, 1]", "expected seeds, each once");
         check("base = \"simclr\"", "base = \"simclr2\"", "`base` names no row");
+        let planned = "seeds = [0, 1]\nplanned_tests = [\"simclr\"]";
+        check("seeds = [0, 1]", planned, "`simclr` names no row with a base");
         check("base = \"simclr\"", "base = \"simclr-metamask\"", "another row without a base");
         check("garments = 50.0", "garmets = 50.0", "`garmets` is none of garments");
         check("garments = 50.0", "garments = 500.0", "in percent, got 500");

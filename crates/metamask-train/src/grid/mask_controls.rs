@@ -239,3 +239,92 @@ pub(super) fn markdown(column: &ColumnOfTable, budget: &str) -> String {
     text += "\nkNN accuracy above a guess, the mean over the group's factors, without the mask and with it.\n";
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use metamask_eval::{Agreement, Decodability, OrderedMask, RankCorrelation};
+
+    use super::super::{
+        file::GridFile, jobs::Selection, page, table::Table, table::tests::written,
+    };
+    use super::*;
+
+    /// Controls whose learned order has this kNN, and as random ones 40 and 44.
+    fn controls(learned: f64, rho: f64, p_value: f64) -> MaskControls {
+        let mask = |soft: f64| OrderedMask {
+            soft_knn_percent: soft,
+            half_knn_percent: soft - 1.0,
+            half_linear_percent: soft + 1.0,
+        };
+        let read = |factor: &str, sharing, knn: f64| Decodability {
+            factor: factor.to_owned(),
+            sharing,
+            chance_percent: 10.0,
+            knn_percent: knn,
+            masked_knn_percent: Some(knn + 2.0),
+            linear_percent: knn,
+        };
+        let shared = Some(Sharing::SharedByViews);
+        MaskControls {
+            knn_percent: 42.0,
+            linear_percent: 50.0,
+            rescaled: vec![(Rescaling::Whitened, 48.0)],
+            orders: vec![(MaskOrder::Learned, mask(learned)), (MaskOrder::Oracle, mask(46.0))],
+            random: vec![mask(40.0), mask(44.0)],
+            agreements: vec![Agreement {
+                measure: "class_share".to_owned(),
+                correlation: Some(RankCorrelation { rho, p_value, permutations: 9999 }),
+                auc: Some(0.6),
+            }],
+            decodability: vec![
+                read("class", None, 42.0),
+                read("hue", shared, 20.0),
+                read("tag", shared, 30.0),
+            ],
+        }
+    }
+
+    #[test]
+    fn seeds_are_added_up_as_written_out() {
+        let (one, other) = (controls(43.0, 0.2, 0.03), controls(45.0, 0.4, 0.2));
+        let found = LineControls::of(&[&one, &other]).expect("two seeds");
+        assert_eq!(found.order(MaskOrder::Learned).expect("an order").mean, 44.0);
+        assert_eq!(found.order(MaskOrder::Variance), None);
+        assert_eq!((found.random.mean, found.random_half.mean), (42.0, 41.0));
+        let [none, random, oracle] = found.learned_over.expect("a mask");
+        assert_eq!((none.mean, random.mean, oracle.mean), (2.0, 2.0, -2.0));
+        // 43 is reached by 44 alone, 45 by none of two.
+        assert_eq!(found.random_as_good, Some(0.25));
+        let [agreement] = &found.agreements[..] else { panic!("one measure") };
+        assert!((agreement.rho.mean - 0.3).abs() < 1e-12);
+        assert_eq!(agreement.seeds_below_0_05, 1);
+        let [(_, class), (_, shared), (_, differing)] = &found.decodability[..] else {
+            panic!("three groups")
+        };
+        let means = |found: &[Option<MeanStd>; 2]| found.map(|found| found.map(|found| found.mean));
+        assert_eq!(means(class), [Some(32.0), Some(34.0)]);
+        assert_eq!(means(shared), [Some(15.0), Some(17.0)]);
+        assert_eq!(means(differing), [None, None]);
+        assert!(LineControls::of(&[]).is_none());
+    }
+
+    #[test]
+    fn the_page_has_them_where_the_records_do() -> Result<(), crate::Failure> {
+        let page = |change: fn(&mut crate::grid::Record)| {
+            let (grid, folder): (GridFile, _) = written(&[[50.0, 53.0, 54.0]], change);
+            let table = Table::of(&grid, folder.path(), &Selection::default())?;
+            Ok::<_, crate::Failure>(page::markdown(&table, "records"))
+        };
+        assert!(!page(|_| ())?.contains("Is it the order"));
+        let with = page(|record| record.results.mask_controls = Some(controls(43.0, 0.2, 0.03)))?;
+        for expected in [
+            "| SimCLR + MetaMask | 42.0 | 43.0 | – | 42.0 | 46.0 | – | – | +1.0 | +1.0 | -3.0 | 50 % |",
+            "| SimCLR + MetaMask | +0.20, AUC 0.60 (1/1) |",
+            "| SimCLR + MetaMask | 32.0 | 34.0 | 15.0 | 17.0 | – | – |",
+            "| SimCLR + MetaMask | 42.0 | 48.0 |",
+        ] {
+            assert!(with.contains(expected), "`{expected}` in\n{with}");
+        }
+        Ok(())
+    }
+}

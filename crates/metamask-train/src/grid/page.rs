@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     jobs::Arm,
     mask_controls,
-    table::{CellState, ColumnOfTable, Line, Section, Table},
+    table::{CellState, ColumnOfTable, Line, PlannedTest, Section, Table},
 };
 
 /// How a page begins that this program may replace.
@@ -41,6 +41,7 @@ pub fn markdown(table: &Table, records: &str) -> String {
     if let Some(version) = &table.version {
         let _ = writeln!(text, "All numbers are of version {version}.");
     }
+    text += &planned_tests(table);
     for section in &table.sections {
         text += "\n";
         text += &section_text(section, table.measure, records);
@@ -51,6 +52,28 @@ pub fn markdown(table: &Table, records: &str) -> String {
             let _ = writeln!(text, "{}. {}", i + 1, note.trim().replace('\n', "\n   "));
         }
     }
+    text
+}
+
+/// What the grid was made to test; empty if it was not made for that, or has not run.
+fn planned_tests(table: &Table) -> String {
+    if table.planned_tests.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n## The comparisons that were planned\n\n\
+                    | budget | column | row | over its base | n | p | p among all of these (Holm) |\n\
+                    |---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for PlannedTest { budget, column, row, difference, p_value, holm_p_value } in
+        &table.planned_tests
+    {
+        let n = difference.n;
+        let _ = writeln!(
+            text,
+            "| {budget} | {column} | {row} | {difference:.2} | {n} | {p_value:.4} | {holm_p_value:.4} |"
+        );
+    }
+    text += "\nPaired over the seeds, at equal compute where the table has that; Student's two-sided test.\n";
     text
 }
 

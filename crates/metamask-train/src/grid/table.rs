@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use metamask_eval::{MeanStd, PairedDifference};
+use metamask_eval::{MeanStd, PairedDifference, holm};
 use serde::Serialize;
 
 use super::{
@@ -51,8 +51,28 @@ pub struct Table {
     pub version: Option<String>,
     /// A budget with a recipe each.
     pub sections: Vec<Section>,
+    /// The comparisons that were planned, as far as they have run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub planned_tests: Vec<PlannedTest>,
     /// What a reader should know, from 1.
     pub notes: Vec<String>,
+}
+
+/// A comparison that was planned before it ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedTest {
+    /// The budget.
+    pub budget: String,
+    /// The column's title.
+    pub column: String,
+    /// The row's title.
+    pub row: String,
+    /// Over the base at equal compute where the grid has that, else at equal epochs.
+    pub difference: PairedDifference,
+    /// Student's paired test.
+    pub p_value: f64,
+    /// The same among all planned tests of the table, by Holm's procedure.
+    pub holm_p_value: f64,
 }
 
 /// The cells of one budget and recipe.
@@ -221,10 +241,38 @@ impl Table {
             title: grid.title.clone(),
             measure: title_of(grid.protocol.measure()),
             version: versions.into_keys().next(),
+            planned_tests: planned_tests(grid, &sections),
             sections,
             notes: grid.notes.iter().map(|note| note.text.clone()).collect(),
         })
     }
+}
+
+/// The grid's planned tests that can be made.
+fn planned_tests(grid: &GridFile, sections: &[Section]) -> Vec<PlannedTest> {
+    let mut tests = Vec::new();
+    for section in sections {
+        for column in &section.columns {
+            let own = column.lines.iter().filter(|line| line.arm == Arm::Own);
+            for line in own.filter(|line| grid.planned_tests.contains(&line.row)) {
+                let over = line.over_base_at_equal_compute.or(line.over_base);
+                let Some((difference, p_value)) = over.and_then(|d| Some((d, d.p_value()?))) else {
+                    continue;
+                };
+                tests.push(PlannedTest {
+                    budget: section.budget.clone(),
+                    column: column.title.clone(),
+                    row: line.title.clone(),
+                    difference,
+                    p_value,
+                    holm_p_value: p_value,
+                });
+            }
+        }
+    }
+    let p_values: Vec<f64> = tests.iter().map(|test| test.p_value).collect();
+    tests.iter_mut().zip(holm(&p_values)).for_each(|(test, p)| test.holm_p_value = p);
+    tests
 }
 
 /// How a protocol is called in a table.
@@ -565,6 +613,25 @@ pub(super) mod tests {
             &|record| record.version = "9.9.9".to_owned(),
             "by 9.9.9: their numbers are not mixed",
         );
+    }
+
+    #[test]
+    fn a_planned_comparison_is_tested_at_equal_compute() -> Result<(), Failure> {
+        let (mut grid, folder) = written(&[[50.0, 53.0, 54.0], [52.0, 54.0, 57.0]], |_| ());
+        let of = |grid: &GridFile| Table::of(grid, folder.path(), &Selection::default());
+        assert!(of(&grid)?.planned_tests.is_empty(), "none was planned");
+        grid.planned_tests = vec!["simclr-metamask".to_owned()];
+        let [test] = &of(&grid)?.planned_tests[..] else { panic!("one column, one row") };
+        // d = 1, 3: t = 2 √2 / √2 with one degree of freedom, P(|T| > 2) = 1 − 2/π arctan 2.
+        assert_eq!(test.difference.mean, 2.0);
+        let expected = 1.0 - std::f64::consts::FRAC_2_PI * 2f64.atan();
+        assert!((test.p_value - expected).abs() < 1e-12);
+        assert_eq!(test.holm_p_value, test.p_value, "one test is all of them");
+        let page = crate::grid::page::markdown(&of(&grid)?, "records");
+        assert!(
+            page.contains("| SimCLR + MetaMask | +2.00 [-10.71, +14.71] | 2 | 0.2952 | 0.2952 |")
+        );
+        Ok(())
     }
 
     #[test]
