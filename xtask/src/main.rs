@@ -9,6 +9,7 @@ mod arguments;
 mod bench;
 mod bench_meta;
 mod ci;
+mod confounder_study;
 mod faults;
 mod fuzz;
 mod golden;
@@ -31,7 +32,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 10] = [
+const COMMANDS: [Command; 11] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -92,6 +93,12 @@ const COMMANDS: [Command; 10] = [
         help: reproduce_figure::HELP,
         run: reproduce_figure::run,
     },
+    Command {
+        name: "confounder-study",
+        about: "does the mask find the confounders? the runs and their tables",
+        help: confounder_study::HELP,
+        run: confounder_study::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -123,7 +130,7 @@ fn main() -> ExitCode {
 fn overview() -> String {
     let mut text = String::from("Usage: cargo xtask <command> [options]\n\nCommands:\n");
     for command in &COMMANDS {
-        text += &format!("  {:<15} {}\n", command.name, command.about);
+        text += &format!("  {:<16} {}\n", command.name, command.about);
     }
     text + "\n`cargo xtask <command> --help` says more.\n"
 }

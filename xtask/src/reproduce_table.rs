@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::arguments::Arguments;
-use crate::shell;
+use crate::{confounder_study, shell};
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask reproduce-table [--budget smoke|short|paper] [--plan] [--check] [options]
@@ -100,6 +100,7 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 pub(crate) fn gate() -> anyhow::Result<()> {
     build()?;
     check_committed()?;
+    confounder_study::check_committed()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let mut run = metamask()?;
     run.args(["grid", "run", GRID, "--budget", "smoke", "-j", &cores]);
@@ -147,7 +148,7 @@ pub(crate) fn metamask() -> anyhow::Result<Command> {
 }
 
 /// The commit that the program is built from.
-fn source() -> anyhow::Result<String> {
+pub(crate) fn source() -> anyhow::Result<String> {
     let git = |words: &[&str]| {
         let mut git = shell::command("git");
         shell::output(git.args(["-c", "safe.directory=*"]).args(words))
