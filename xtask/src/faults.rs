@@ -45,6 +45,7 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         None => BTreeMap::new(),
     };
     let date = shell::output(shell::command("date").args(["-u", "+%Y-%m-%d"]))?;
+    let machine = machine()?;
     let mut failed = Vec::new();
     for (test, filters) in TESTS {
         let (tried, status) = tried(test, filters, only.as_deref())?;
@@ -53,14 +54,14 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
             let [what, tried, survived] = cells[..] else {
                 anyhow::bail!("a test printed `{row}`, expected WHAT | TRIED | SURVIVED");
             };
-            let cells = format!("{tried} | {survived} | {}", date.trim());
+            let cells = format!("{tried} | {survived} | {} | {machine}", date.trim());
             rows.insert(what.to_owned(), cells);
         }
         if !status.success() {
             failed.push(format!("the tests `{test}` ended with {status}"));
         }
         // What was tried stays true, whatever comes of the others.
-        std::fs::write(&page, text(&rows, &machine()?)).with_context(|| PAGE.to_owned())?;
+        std::fs::write(&page, text(&rows)).with_context(|| PAGE.to_owned())?;
         eprintln!("{PAGE}: {} rows", rows.len());
     }
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
@@ -111,20 +112,19 @@ pub(crate) fn machine() -> anyhow::Result<String> {
     Ok(format!("{model}, {cores} cores, {}", kernel.trim()))
 }
 
-fn text(rows: &BTreeMap<String, String>, machine: &str) -> String {
-    let mut text = format!(
-        "\
+fn text(rows: &BTreeMap<String, String>) -> String {
+    let mut text = "\
 # Faults: tried and survived
 
-Written by `cargo xtask faults` on {machine}. *Survived* means: one documented line or
+Written by `cargo xtask faults`. *Survived* means: one documented line or
 none, no panic, nothing that was saved is lost, and the run, resumed, ends with the same bits as one that nothing
 happened to; for a parser: no panic, no abort, within its bounds of time and memory. `cargo xtask test` tries a
 sample of each.
 
-| what was tried | tried | survived | date |
-|---|---|---|---|
+| what was tried | tried | survived | date | machine |
+|---|---|---|---|---|
 "
-    );
+    .to_owned();
     for (what, cells) in rows {
         text += &format!("| {what} | {cells} |\n");
     }
@@ -137,8 +137,9 @@ mod tests {
 
     #[test]
     fn the_rows_of_a_page_are_read_as_they_were_written() {
-        let rows = [("kills", "3 | 3 | 2026-11-25"), ("disks", "2 | 2 | 2026-11-24")];
+        let rows =
+            [("kills", "3 | 3 | 2026-11-25 | one"), ("disks", "2 | 2 | 2026-11-24 | another")];
         let rows = rows.map(|(what, cells)| (what.to_owned(), cells.to_owned())).into();
-        assert_eq!(rows_of(&text(&rows, "a machine")), rows);
+        assert_eq!(rows_of(&text(&rows)), rows);
     }
 }
