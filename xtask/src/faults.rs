@@ -96,11 +96,10 @@ fn tried(
 
 /// The rows of a page as it is, by their first cells.
 pub(crate) fn rows_of(page: &str) -> BTreeMap<String, String> {
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let below_head = page.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = below_head.filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let rows = rows.filter_map(|row| row.split_once(" | "));
-    rows.filter(|(what, _)| *what != "what was tried")
-        .map(|(what, cells)| (what.to_owned(), cells.to_owned()))
-        .collect()
+    rows.map(|(what, cells)| (what.to_owned(), cells.to_owned())).collect()
 }
 
 pub(crate) fn machine() -> anyhow::Result<String> {
