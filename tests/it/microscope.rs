@@ -76,6 +76,41 @@ fn dimensions_are_measured_listed_and_drawn_once() {
 }
 
 #[test]
+fn a_mask_is_held_against_other_orders_where_that_is_asked_for() {
+    let Some(metamask) = Metamask::find() else { return };
+    let run = |name: &str, more: &[&str]| {
+        let mut arguments = metamask.tiny_run(name);
+        arguments.extend(more.iter().map(|&word| word.to_owned()));
+        let table = metamask.succeed(&arguments).stdout;
+        let results = fs::read_to_string(metamask.path(name).join("results.json"));
+        let results = results.expect("a finished run has results");
+        (table, serde_json::from_str::<Value>(&results).expect("JSON"))
+    };
+    let asked = ["--set", "evaluation.mask_controls=3", "--threads"];
+    let (table, found) = run("one", &[&asked[..], &["1"]].concat());
+    assert_eq!(found, run("three", &[&asked[..], &["3"]].concat()).1, "whatever the threads");
+    let controls = &found["mask_controls"];
+    let orders: Vec<&str> = controls["orders"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|order| order[0].as_str().expect("a word"))
+        .collect();
+    assert_eq!(orders, ["learned", "reversed", "oracle", "variance", "view-agreement"]);
+    // The learned order is the run's own number, no order the one beside it.
+    let [own, unmasked] = [2, 3].map(|row: usize| &found["rows"][row]["knn_percent"]);
+    assert_eq!(&controls["orders"][0][1]["soft_knn_percent"], own);
+    assert_eq!(&controls["knn_percent"], unmasked);
+    assert_eq!(controls["random"].as_array().expect("a list").len(), 3);
+    assert_eq!(controls["decodability"].as_array().expect("a list").len(), 1 + 21);
+    for line in ["learned, reversed", "at random, 3 draws", "background_hue (shared)", "rho "] {
+        assert!(table.contains(line), "{line} in\n{table}");
+    }
+    let (table, found) = run("plain", &[]);
+    assert!(found.get("mask_controls").is_none() && !table.contains("at random"), "{table}");
+}
+
+#[test]
 fn a_run_without_a_mask_has_dimensions_and_bounds() {
     let Some(metamask) = Metamask::find() else { return };
     let mut off = metamask.tiny_run("off");

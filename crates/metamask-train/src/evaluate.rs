@@ -206,7 +206,7 @@ pub fn evaluate(
     let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
     rows.extend(bench.rows(trained_rows(config, learner)?, learner, observer)?);
     let mask_controls = match config.evaluation.mask_controls {
-        0 => None,
+        draws if draws == 0 || !bench.is_frozen() => None,
         draws => Some(bench.mask_controls(learner, draws as u16, observer)?),
     };
 
