@@ -83,6 +83,15 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], moment: &Moment) ->
         regular(learner, &theta, views, &given, wanted)?;
 
     let h_a = features[0].value.detach();
+    // The judgement of a mask that the step did not see.
+    let judged = match (moving, &learner.beside) {
+        (Some(_), Some(_)) => {
+            let h: Vec<Tensor> = features.iter().map(|h| h.value.clone()).collect();
+            let loss = learner.base_loss(BatchStats::BatchOnly, &given, None);
+            Some(head_gradient(&loss, &h, &theta.head, &learner.mask)?)
+        }
+        _ => None,
+    };
 
     // M2 to M4 before R2. Activations that serve for nothing more go first.
     let (for_shared, for_departure) = match (shared, departing) {
@@ -95,7 +104,7 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], moment: &Moment) ->
     };
     let mut found = match moving {
         Some(meta) if meta.virtual_step == VirtualStep::Lookahead => {
-            lookahead(learner, &base, g, meta)?
+            lookahead(learner, judged.as_ref().unwrap_or(&base), g, meta)?
         }
         Some(meta) if meta.virtual_step == VirtualStep::Shared => Some(match for_shared {
             Some(h) => meta_step(learner, &theta, (views, &given), h, g, moment, meta)?,
@@ -197,7 +206,8 @@ fn regular(
     wanted: Wanted,
 ) -> Result<Regular> {
     let (alpha, rho) = (learner.objective.alpha, learner.objective.redundancy_weight);
-    let (theta_f, mask, train) = (&theta.encoder, &learner.mask, BatchStats::BatchAndUpdate);
+    let (theta_f, mask, train) =
+        (&theta.encoder, learner.training_mask(), BatchStats::BatchAndUpdate);
     let features = features(learner, views, theta_f, train, wanted.tangent)?;
     let h: Vec<Tensor> = features.iter().map(|h| h.value.clone()).collect();
 

@@ -39,6 +39,8 @@ pub struct Learner {
     pub meta: Option<Meta>,
     /// What only studies need.
     pub experimental: Experimental,
+    /// Ones, where the network trains without the mask that learns beside it.
+    pub(crate) beside: Option<DimensionMask>,
     /// Whose hypergradient moves each dimension of the mask, where that is not its own.
     pub(crate) shuffle: Option<Tensor>,
     /// BYOL's target ξ: the encoder's groups, then the head's.
@@ -114,6 +116,10 @@ impl Learner {
             mask = mask.with_shape(experimental.shape);
         }
 
+        let beside = match meta.is_some() && experimental.beside {
+            true => Some(DimensionMask::new(MaskForm::Free, mask_dim, dtype, &device)?),
+            false => None,
+        };
         let shuffle = match meta.is_some() && experimental.shuffled {
             true => {
                 let key = Key::new(config.run.seed, Purpose::MaskShuffle);
@@ -160,12 +166,18 @@ impl Learner {
             objective,
             meta,
             experimental,
+            beside,
             shuffle,
             target,
             queue,
             departure: None,
             sgd_at_rest,
         })
+    }
+
+    /// The mask that the network trains under.
+    pub(crate) fn training_mask(&self) -> &DimensionMask {
+        self.beside.as_ref().unwrap_or(&self.mask)
     }
 
     /// m, `[D]` in f32, where there is a mask and it lies over the features.

@@ -54,7 +54,7 @@ impl Learner {
             Some(groups) => {
                 let xi: Vec<Tensor> = groups.iter().map(|group| group.tensor().detach()).collect();
                 let (xi_f, xi_g) = xi.split_at(self.encoder.parameters().len());
-                let m = self.mask.values()?.detach();
+                let m = self.training_mask().values()?.detach();
                 let embed = |x: &Tensor| -> Result<Tensor> {
                     let h = self.encoder.forward(x, xi_f, BatchStats::BatchOnly)?;
                     self.embedding(&h, xi_g, &m, BatchStats::BatchOnly)

@@ -61,8 +61,8 @@ fn views(step: u32) -> Result<[Tensor; 2]> {
     Ok([view(1)?, view(2)?])
 }
 
-/// The mask's mean over each kind of dimension, and the mask, after some steps.
-fn trained(settings: &[&str]) -> anyhow::Result<([f64; 3], Vec<f64>)> {
+/// A learner after some steps.
+fn learner_after(settings: &[&str]) -> anyhow::Result<Learner> {
     let fixed = [
         "contrastive_head.hidden=[32]",
         "contrastive_head.output=16",
@@ -80,7 +80,12 @@ fn trained(settings: &[&str]) -> anyhow::Result<([f64; 3], Vec<f64>)> {
         let moment = Moment::of(&config, step.into(), STEPS.into());
         iteration(&mut learner, &views(step)?, &moment)?;
     }
-    let mask = learner.mask.values()?;
+    Ok(learner)
+}
+
+/// The mask's mean over each kind of dimension, and the mask, after some steps.
+fn trained(settings: &[&str]) -> anyhow::Result<([f64; 3], Vec<f64>)> {
+    let mask = learner_after(settings)?.mask.values()?;
     let means = mask.reshape((3, EACH))?.mean(D::Minus1)?.to_vec1::<f64>()?;
     Ok((means.try_into().expect("three kinds"), mask.to_vec1()?))
 }
@@ -103,6 +108,29 @@ fn it_opens_for_what_the_views_share_and_shuts_out_what_is_each_views_own() -> a
         // What does not vary the head's batch norm takes away: there is nothing to move it.
         assert!((still - 0.5).abs() < 0.01, "{settings:?}: {still:.3}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_mask_beside_the_network_finds_the_same_and_leaves_the_network_alone() -> anyhow::Result<()> {
+    let beside = [
+        "meta.virtual_step=lookahead",
+        "meta.hypergradient=first-order",
+        "mask.experimental.beside=true",
+    ];
+    let ([shared, own, still], _) = trained(&beside)?;
+    assert!(shared > own + 0.3, "{shared:.3} {own:.3}");
+    assert!((still - 0.5).abs() < 0.01, "{still:.3}");
+    // The same bits as without a mask.
+    let weights = |settings: &[&str]| -> anyhow::Result<Vec<Vec<f64>>> {
+        let learner = learner_after(settings)?;
+        let flat = |group: &ParameterGroup| group.tensor().flatten_all()?.to_vec1::<f64>();
+        Ok(learner.groups.iter().map(flat).collect::<Result<_>>()?)
+    };
+    assert_eq!(weights(&beside)?, weights(&["mask.mode=off"])?);
+    let exact = Config::read("", "test", &["mask.experimental.beside=true".to_owned()]);
+    let failure = exact.expect_err("a step that does not see the mask").message;
+    assert!(failure.contains("`mask.experimental.beside`"), "{failure}");
     Ok(())
 }
 

@@ -213,6 +213,15 @@ impl Config {
                 "take `garments`, `shapes` or `scenes:NAME`",
             ));
         }
+        let first_order = lookahead && meta.hypergradient == Hypergradient::FirstOrder;
+        if masked && experimental.beside && !first_order {
+            return Some((
+                "`mask.experimental.beside`: the network's step does not depend on such a mask, so that there \
+                 is nothing to differentiate through it"
+                    .to_owned(),
+                "take `meta.virtual_step = \"lookahead\"` and `meta.hypergradient = \"first-order\"`",
+            ));
+        }
         if lookahead && experimental.batch_fraction < 1.0 {
             return Some((
                 format!(

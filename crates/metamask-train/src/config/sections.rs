@@ -267,6 +267,10 @@ section! {
         shape: MaskShape = MaskShape::Soft, Range::Words(&["soft", "normalised", "thresholded"]);
         /// What `lookahead` differentiates of the regular step: the `full` loss, or B alone (`base`).
         through: Through = Through::Full, Range::Words(&["full", "base"]);
+        /// Whether the network trains without the mask, bit for bit as with `mode = "off"`, and the mask
+        /// learns from its features beside it: d of B(θ, w) at the head as it is. For `lookahead` with
+        /// `first-order`.
+        beside: bool = false, Range::Any;
         /// Whether each dimension is moved by the hypergradient of another one, always the same, drawn
         /// by the seed: a control that leaves nothing of the method but how far the mask spreads.
         shuffled: bool = false, Range::Any;
