@@ -17,7 +17,10 @@ docs/results/confounders/NAME. A job that has a committed record is finished: gi
 Parts, each a grid in xtask/tables/confounders:
   search-network  the network's settings, on a validation cut
   search-arms     mask, L_drr, both, and the base with as many trials, on the same cut
+  search-beside   a mask beside the network, on the same cut
   comparison      what the search chose, fresh seeds, test images, two data sets
+  comparison-beside
+                  the same of a mask beside the network
   study           forms of the mask, controls, six methods, on garments
   causal          four arms where the background gives the class away
   authors         the authors' recipe verbatim, at two lengths
@@ -33,8 +36,16 @@ Example:
   cargo xtask confounder-study --only comparison --plan
 ";
 
-const PARTS: [&str; 6] =
-    ["search-network", "search-arms", "comparison", "study", "causal", "authors"];
+const PARTS: [&str; 8] = [
+    "search-network",
+    "search-arms",
+    "search-beside",
+    "comparison",
+    "comparison-beside",
+    "study",
+    "causal",
+    "authors",
+];
 const RECORDS: &str = "docs/results/records/confounders";
 const RESULTS: &str = "docs/results/confounders";
 
