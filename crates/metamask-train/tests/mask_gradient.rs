@@ -107,3 +107,32 @@ fn a_tangent_by_finite_differences_can_be_asked_for() -> anyhow::Result<()> {
     assert!(error < 1e-4, "{error:e}");
     Ok(())
 }
+
+#[test]
+fn the_direct_gradient_is_one_that_the_head_gets_too() -> anyhow::Result<()> {
+    // B sees the head's first layer W and the mask as W (m ⊙ h) alone, so that
+    // m_k ∂B/∂m_k = Σ_j W_jk ∂B/∂W_jk.
+    for method in ["simclr", "barlow-twins", "byol", "dcl", "hcl"] {
+        let method = format!("objective.method={method}");
+        let settings = ["meta.virtual_step=lookahead", "meta.hypergradient=first-order", &method];
+        let config = config(&settings)?;
+        let mut learner = Learner::new(&config, DType::F64)?;
+        let dim = learner.encoder.feature_dim();
+        let logits: Vec<f64> = (0..dim).map(|k| (k as f64 * 0.7).sin()).collect();
+        learner.mask.logits.set(&Tensor::from_slice(&logits, dim, &Device::Cpu)?)?;
+        let m = learner.mask.values()?.to_vec1::<f64>()?;
+        let first = learner.encoder.parameters().len();
+        let weight = learner.groups[first].tensor().copy()?; // [out, D]; the step moves the learner's
+        let found = iteration(&mut learner, &views(0)?, &Moment::of(&config, 0, 10))?;
+        // L is B here: alpha is 1, and L_drr has no weight.
+        let own = (weight.detach() * &found.gradient[first])?.sum(0)?.to_vec1::<f64>()?;
+        // d = m (1 − m) ∂B/∂m through the sigmoid.
+        let direct = found.meta.expect("the mask moves").direct.to_vec1::<f64>()?;
+        let size = own.iter().fold(0.0, |size: f64, x| size.max(x.abs()));
+        assert!(size > 1e-3, "{method}: {size}");
+        for ((own, d), m) in own.iter().zip(&direct).zip(&m) {
+            assert!((d / (1.0 - m) - own).abs() < 1e-12 * size.max(1.0), "{method}: {own} {d}");
+        }
+    }
+    Ok(())
+}
