@@ -182,6 +182,7 @@ const MOST_KNN_IMAGES: [usize; 2] = [5000, 1000];
 /// The parts are defined where they are computed: [`variance_share`], [`class_information`],
 /// [`LinearProbe`], [`leave_one_out`], [`spearman_test`](crate::spearman_test),
 /// [`auc`](crate::auc).
+/// Dimensions are left out of the *masked* features where there is a mask, as evaluation
 /// sees them; everything else does not depend on a positive mask.
 ///
 /// Nuisance is what the factors of a group explain together
