@@ -54,21 +54,21 @@ mod tests {
         };
         let shapes = some(DatasetSpec::Shapes);
         let [train, test] = nuisance_factors([&shapes.train, &shapes.test]);
-        assert_eq!((train.len(), test.len()), (16, 16));
+        // 16 factors and 5 of a distractor.
+        assert_eq!((train.len(), test.len()), (21, 21));
         let at = |factors: &[NuisanceFactor], name: &str| {
             factors.iter().position(|factor| factor.name == name).expect("a factor")
         };
         let radius = at(&train, "radius");
         assert_eq!((train[radius].groups.len(), test[radius].groups.len()), (60, 20));
-        // A bin means the same lengths in both: its largest test value is no larger than the
-        // smallest training value of the next bin but one.
-        let column = |set: &metamask_data::Labelled| {
+        // A bin means the same lengths in both sets: a lower bin holds no larger ones.
+        let column = |set: &Labelled| {
             set.factors.as_ref().expect("scenes").column("radius").expect("a factor")
         };
         let (of_train, of_test) = (column(&shapes.train), column(&shapes.test));
         for (value, bin) in of_test.iter().zip(&test[radius].groups) {
             for (other, other_bin) in of_train.iter().zip(&train[radius].groups) {
-                assert!(bin >= other_bin || value <= other, "{value} {bin} {other} {other_bin}");
+                assert!(bin >= other_bin || value < other, "{value} {bin} {other} {other_bin}");
             }
         }
         assert_eq!(train[at(&train, "mirrored")].sharing, Sharing::DiffersBetweenViews);
