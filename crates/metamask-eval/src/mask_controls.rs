@@ -46,7 +46,7 @@ pub enum MaskOrder {
     /// Those where the learned mask is lowest.
     Reversed,
     /// Those that tell most about the class beyond what they tell about the nuisances.
-    /// It takes labels and factors: the ceiling of this family.
+    /// It takes labels and factors. No upper bound: other orders can be better.
     Oracle,
     /// Those of the largest standard deviation.
     Variance,
@@ -65,8 +65,7 @@ pub enum Rescaling {
     /// L⁻¹ (h − h̄), L Lᵀ the covariance: no direction is louder than another. As PCA's.
     Whitened,
     /// m ⊙ h with m_k = √(η²_k / (1 − η²_k)) / σ_k, η² the class's share of the variance:
-    /// the diagonal of Fisher's discriminant. It takes labels: the ceiling of what weighs
-    /// dimension by dimension.
+    /// the diagonal of Fisher's discriminant. It takes labels. No upper bound either.
     Fisher,
 }
 
@@ -209,6 +208,8 @@ pub fn mask_controls(
         .into_iter()
         .map(|(rescaling, [train, test])| Ok((rescaling, accuracy(&knn, (&train, &test))?)))
         .collect::<Result<_>>()?;
+    let decodability = decodability(subject)?;
+    let class = &decodability[0];
     let of_test = Relevance::of(test.0, (test.1, n_classes), factors[1])?;
     let std;
     let scale = match mask {
@@ -219,13 +220,13 @@ pub fn mask_controls(
         }
     };
     Ok(MaskControls {
-        knn_percent: accuracy(&knn, (train.0, test.0))?,
-        linear_percent: accuracy(&probe, (train.0, test.0))?,
+        knn_percent: class.knn_percent,
+        linear_percent: class.linear_percent,
         rescaled,
         orders,
         random,
         agreements: agreements(scale, &of_test.measures(), key.sample(1)),
-        decodability: decodability(subject)?,
+        decodability,
     })
 }
 
@@ -249,7 +250,7 @@ fn rescaled(train: &Tensor, test: &Tensor, class: &[f64]) -> Result<[(Rescaling,
     ])
 }
 
-/// The class and every factor, read off the same features.
+/// The class first, then every factor, read off the same features.
 fn decodability(subject: &ControlSubject<'_>) -> Result<Vec<Decodability>> {
     let ControlSubject { train, test, n_classes, mask, factors, knn, .. } = *subject;
     let knn = Knn { k: knn.k.min(train.1.len()), ..knn };
@@ -405,8 +406,21 @@ mod tests {
         assert!(half.half_linear_percent < 40.0, "{half:?}");
 
         let [class, hue] = &found.decodability[..] else { panic!("the class and one factor") };
-        assert_eq!((&*class.factor, class.knn_percent), ("class", found.knn_percent));
-        assert_eq!(class.linear_percent, found.linear_percent);
+        // By another way through the same functions.
+        let accuracy = |protocol: Protocol| {
+            let (train, test) =
+                ((&train.features, &train.labels[..]), (&test.features, &test.labels[..]));
+            protocol.accuracy_percent(train, test, 4)
+        };
+        assert_eq!(
+            (&*class.factor, class.knn_percent),
+            ("class", accuracy(Protocol::Knn(Knn::default()))?)
+        );
+        assert_eq!(class.linear_percent, accuracy(Protocol::LinearProbe(LinearProbe::default()))?);
+        assert_eq!(
+            (found.knn_percent, found.linear_percent),
+            (class.knn_percent, class.linear_percent)
+        );
         assert_eq!(class.masked_knn_percent, Some(soft(MaskOrder::Learned)));
         assert!(hue.masked_knn_percent.expect("a mask") < hue.knn_percent - 10.0, "{hue:?}");
         assert!(hue.linear_percent > 95.0 && hue.chance_percent < 35.0);

@@ -200,14 +200,19 @@ pub fn evaluate(
         let name = start.name(config);
         begin(step, &name, observer)?;
         let Some(learner) = start.learner(config, places, observer)? else { continue };
-        rows.extend(bench.rows([(name, None)], &learner, observer)?);
+        let features = bench.features(&learner)?;
+        rows.extend(bench.rows([(name, None)], &learner, features.as_ref(), observer)?);
     }
     begin(step, TRAINED, observer)?;
     let mask = learner.meta.as_ref().map(|_| MaskRange::of(learner)).transpose()?;
-    rows.extend(bench.rows(trained_rows(config, learner)?, learner, observer)?);
-    let mask_controls = match config.evaluation.mask_controls {
-        draws if draws == 0 || !bench.is_frozen() => None,
-        draws => Some(bench.mask_controls(learner, draws as u16, observer)?),
+    let features = bench.features(learner)?;
+    let trained = trained_rows(config, learner)?;
+    rows.extend(bench.rows(trained, learner, features.as_ref(), observer)?);
+    let mask_controls = match (config.evaluation.mask_controls, &features) {
+        (0, _) | (_, None) => None,
+        (draws, Some(features)) => {
+            Some(bench.mask_controls(learner, features, draws as u16, observer)?)
+        }
     };
 
     let protocols = measures
@@ -331,24 +336,28 @@ impl Bench<'_> {
         self.measures.iter().any(|measure| matches!(measure, Measure::Knn | Measure::Linear))
     }
 
-    /// Features of the training images that are learned from, and of the test images.
-    fn features(&self, learner: &Learner) -> Result<(Tensor, Tensor)> {
+    /// Features of the training images that are learned from, and of the test images; none if
+    /// nothing looks at features as they are.
+    fn features(&self, learner: &Learner) -> Result<Option<(Tensor, Tensor)>> {
+        if !self.is_frozen() {
+            return Ok(None);
+        }
         let size = self.evaluated.config.augmentation.size;
         let TrainingImages { all, samples, .. } = self.train;
         let train = features_of_images(learner, &all.images, Some(samples), size)?;
-        Ok((train, features_of(learner, &self.evaluated.data.test, size)?))
+        Ok(Some((train, features_of(learner, &self.evaluated.data.test, size)?)))
     }
 
     /// The trained mask beside masks of the same values in other orders.
     fn mask_controls(
         &self,
         learner: &Learner,
+        (train, test): &(Tensor, Tensor),
         draws: u16,
         observer: &mut dyn Observer,
     ) -> anyhow::Result<MaskControls> {
         let Evaluated { config, data, at: (step, epoch), .. } = *self.evaluated;
         begin(step, "masks in other orders", observer)?;
-        let (train, test) = self.features(learner)?;
         let views = features_of_views(config, data, learner, epoch)?;
         let mask = learner.feature_mask()?.map(|m| m.to_dtype(DType::F64)?.to_vec1::<f64>());
         let mask = mask.transpose()?;
@@ -357,8 +366,8 @@ impl Bench<'_> {
             *groups = self.train.samples.iter().map(|&i| groups[i as usize]).collect();
         }
         let subject = ControlSubject {
-            train: (&train, &self.train.labels),
-            test: (&test, &data.test.labels),
+            train: (train, &self.train.labels),
+            test: (test, &data.test.labels),
             n_classes: self.train.n_classes(),
             views: [&views[0], &views[1]],
             mask: mask.as_deref(),
@@ -375,18 +384,15 @@ impl Bench<'_> {
         &self,
         rows: impl IntoIterator<Item = (String, Option<Tensor>)>,
         learner: &Learner,
+        features: Option<&(Tensor, Tensor)>,
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Vec<Row>> {
-        let features = match self.is_frozen() {
-            true => Some(self.features(learner)?),
-            false => None,
-        };
         let row = |(name, mask): (String, Option<Tensor>)| {
             let masked = |h: &Tensor| match &mask {
                 Some(m) => h.broadcast_mul(m),
                 None => Ok(h.clone()),
             };
-            let features = match &features {
+            let features = match features {
                 Some((train, test)) => Some((masked(train)?, masked(test)?)),
                 None => None,
             };
@@ -466,9 +472,14 @@ pub fn features_of_images(
     samples: Option<&[u32]>,
     size: usize,
 ) -> Result<Tensor> {
+    let encode = running(learner);
+    in_batches(images, samples, size, |views| encode(&views))
+}
+
+/// f under the running statistics, apart from autograd.
+fn running(learner: &Learner) -> impl Fn(&Tensor) -> Result<Tensor> + '_ {
     let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
-    let encode = |views: Tensor| learner.encoder.forward(&views, &theta, BatchStats::Running);
-    in_batches(images, samples, size, |views| Ok(encode(views)?.detach()))
+    move |x| Ok(learner.encoder.forward(x, &theta, BatchStats::Running)?.detach())
 }
 
 /// h of two views of the first training images, drawn as in the epoch after the last, with the
@@ -483,13 +494,13 @@ fn features_of_views(
     const MOST_IMAGES: usize = 2000;
     let images = data.pretraining(data.pretraining_split())?;
     let recipe = views::recipe(&config.augmentation)?;
-    let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
+    let encode = running(learner);
     let samples: Vec<u32> = (0..images.len().min(MOST_IMAGES) as u32).collect();
     let mut found = [Vec::new(), Vec::new()];
     for samples in samples.chunks(BATCH) {
         let views = views::make(&images, &recipe, samples, config.run.seed, epoch as u32)?;
         for (found, view) in found.iter_mut().zip(&views) {
-            found.push(learner.encoder.forward(view, &theta, BatchStats::Running)?.detach());
+            found.push(encode(view)?);
         }
     }
     Ok([Tensor::cat(&found[0], 0)?, Tensor::cat(&found[1], 0)?])
