@@ -51,7 +51,7 @@ pub struct Table {
     pub version: Option<String>,
     /// A budget with a recipe each.
     pub sections: Vec<Section>,
-    /// The comparisons that were planned, as far as they have run.
+    /// The comparisons that were planned and have run with every seed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub planned_tests: Vec<PlannedTest>,
     /// What a reader should know, from 1.
@@ -248,7 +248,7 @@ impl Table {
     }
 }
 
-/// The grid's planned tests that can be made.
+/// The grid's planned tests whose every seed has run: before that they are not looked at.
 fn planned_tests(grid: &GridFile, sections: &[Section]) -> Vec<PlannedTest> {
     let mut tests = Vec::new();
     for section in sections {
@@ -256,7 +256,9 @@ fn planned_tests(grid: &GridFile, sections: &[Section]) -> Vec<PlannedTest> {
             let own = column.lines.iter().filter(|line| line.arm == Arm::Own);
             for line in own.filter(|line| grid.planned_tests.contains(&line.row)) {
                 let over = line.over_base_at_equal_compute.or(line.over_base);
-                let Some((difference, p_value)) = over.and_then(|d| Some((d, d.p_value()?))) else {
+                let whole = over.filter(|difference| difference.n == section.seeds.len());
+                let Some((difference, p_value)) = whole.and_then(|d| Some((d, d.p_value()?)))
+                else {
                     continue;
                 };
                 tests.push(PlannedTest {
@@ -316,7 +318,8 @@ fn strays(records: &Path, known: &BTreeSet<String>) -> Result<Option<String>, Fa
     }
     names.sort_unstable();
     let is_stray = |name: &String| {
-        let id = name.strip_suffix(".json");
+        // The table itself may lie beside its records.
+        let id = name.strip_suffix(".json").filter(|_| name != "table.json");
         id.is_some_and(|id| !known.contains(id) && !Planned::is_named(name))
     };
     Ok(names.into_iter().find(is_stray))
@@ -631,12 +634,17 @@ pub(super) mod tests {
         assert!(
             page.contains("| SimCLR + MetaMask | +2.00 [-10.71, +14.71] | 2 | 0.2952 | 0.2952 |")
         );
+        // A third seed that has not run: nobody looks before the end.
+        grid.seeds.push(2);
+        assert!(of(&grid)?.planned_tests.is_empty());
         Ok(())
     }
 
     #[test]
     fn a_record_of_no_job_is_not_passed_over() {
         let (grid, folder) = written(&[[50.0, 53.0, 54.0]], |_| ());
+        fs::write(folder.path().join("table.json"), "{}").expect("written");
+        assert!(Table::of(&grid, folder.path(), &Selection::default()).is_ok(), "no record");
         fs::write(folder.path().join("garments-gone-s0.json"), "{}").expect("written");
         let failure = Table::of(&grid, folder.path(), &Selection::default()).expect_err("refused");
         assert!(failure.message.contains("is of no job of this grid"), "{failure}");
