@@ -22,8 +22,8 @@ pub struct LineControls {
     pub random_half: MeanStd,
     /// kNN on features that are rescaled in another way.
     pub rescaled: Vec<(Rescaling, MeanStd)>,
-    /// The learned order over none, over random ones and over their oracle, seed by seed.
-    pub learned_over: Option<[PairedDifference; 3]>,
+    /// What the learned order gains, seed by seed, where there is one.
+    pub learned_over: Option<LearnedOver>,
     /// Share of all seeds' random orders that reach the learned one.
     pub random_as_good: Option<f64>,
     /// Spearman's ρ of the mask's values (without a mask: of the standard deviation) with each
@@ -32,6 +32,17 @@ pub struct LineControls {
     /// kNN above a guess, the mean over the class, the shared and the differing factors: without
     /// the mask and with it.
     pub decodability: Vec<(Option<Sharing>, [Option<MeanStd>; 2])>,
+}
+
+/// kNN with the learned order, less kNN with something else.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LearnedOver {
+    /// With all dimensions alike.
+    pub none: PairedDifference,
+    /// With random orders, the mean of the draws.
+    pub random: PairedDifference,
+    /// With the oracle's order.
+    pub oracle: PairedDifference,
 }
 
 /// How a measure goes with the mask, over the seeds.
@@ -69,7 +80,8 @@ impl LineControls {
         let soft_draws = |seed: &MaskControls| {
             seed.random.iter().map(|draw| draw.soft_knn_percent).collect::<Vec<f64>>()
         };
-        let learned = |seed: &MaskControls| seed.of(MaskOrder::Learned).map(|m| m.soft_knn_percent);
+        let soft = |seed: &MaskControls, order| seed.of(order).map(|found| found.soft_knn_percent);
+        let learned = |seed: &MaskControls| soft(seed, MaskOrder::Learned);
         let against = |other: &dyn Fn(&MaskControls) -> Option<f64>| {
             let pairs = seeds.iter().filter_map(|seed| Some((learned(seed)?, other(seed)?)));
             let (ours, theirs): (Vec<f64>, Vec<f64>) = pairs.unzip();
@@ -107,6 +119,15 @@ impl LineControls {
                 mean_of(knn.collect::<Option<Vec<f64>>>()?)
             })
         };
+        let over = [
+            against(&|seed| Some(seed.knn_percent)),
+            against(&|seed| mean_of(soft_draws(seed))),
+            against(&|seed| soft(seed, MaskOrder::Oracle)),
+        ];
+        let gains = match over {
+            [Some(none), Some(random), Some(oracle)] => Some(LearnedOver { none, random, oracle }),
+            _ => None,
+        };
         let groups = [None, Some(Sharing::SharedByViews), Some(Sharing::DiffersBetweenViews)];
         Some(Self {
             no_mask: over_seeds(&|seed| Some(seed.knn_percent))?,
@@ -121,15 +142,7 @@ impl LineControls {
                 .iter()
                 .filter_map(|(how, _)| Some((*how, over_seeds(&|seed| seed.rescaled(*how))?)))
                 .collect(),
-            learned_over: (|| {
-                let oracle =
-                    |seed: &MaskControls| seed.of(MaskOrder::Oracle).map(|m| m.soft_knn_percent);
-                Some([
-                    against(&|seed| Some(seed.knn_percent))?,
-                    against(&|seed| mean_of(soft_draws(seed)))?,
-                    against(&oracle)?,
-                ])
-            })(),
+            learned_over: gains,
             random_as_good: match draws.is_empty() {
                 true => None,
                 false => Some(as_good as f64 / draws.len() as f64),
@@ -151,7 +164,7 @@ impl LineControls {
     }
 }
 
-/// A column's lines that have controls, in three tables; empty if none has.
+/// A column's lines that have controls, in four tables; empty if none has.
 pub(super) fn markdown(column: &ColumnOfTable, budget: &str) -> String {
     let lines: Vec<(&Line, &LineControls)> =
         column.lines.iter().filter_map(|line| Some((line, line.mask_controls.as_ref()?))).collect();
@@ -174,7 +187,7 @@ pub(super) fn markdown(column: &ColumnOfTable, budget: &str) -> String {
              random | over oracle | random as good |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for (line, controls) in &lines {
         let [none, random, oracle] = match &controls.learned_over {
-            Some(over) => over.each_ref().map(difference),
+            Some(LearnedOver { none, random, oracle }) => [none, random, oracle].map(difference),
             None => Default::default(),
         };
         let share = controls.random_as_good.map(|share| format!("{:.0} %", 100.0 * share));
@@ -291,7 +304,7 @@ mod tests {
         assert_eq!(found.order(MaskOrder::Learned).expect("an order").mean, 44.0);
         assert_eq!(found.order(MaskOrder::Variance), None);
         assert_eq!((found.random.mean, found.random_half.mean), (42.0, 41.0));
-        let [none, random, oracle] = found.learned_over.expect("a mask");
+        let LearnedOver { none, random, oracle } = found.learned_over.expect("a mask");
         assert_eq!((none.mean, random.mean, oracle.mean), (2.0, 2.0, -2.0));
         // 43 is reached by 44 alone, 45 by none of two.
         assert_eq!(found.random_as_good, Some(0.25));
