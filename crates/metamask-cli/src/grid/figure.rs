@@ -57,9 +57,14 @@ pub(super) fn figure(arguments: &FigureArguments) -> anyhow::Result<()> {
         return Err(failure.help("choose with --rows: more share a colour").into());
     }
     let columns: Vec<&str> = section.columns.iter().map(|column| &*column.title).collect();
-    let protocol = section.columns.iter().find_map(|column| column.protocol.as_deref());
-    let protocol = protocol.unwrap_or_default().split("; ");
-    let protocol: Vec<&str> = section.about.trim().lines().chain(protocol).collect();
+    let mut protocol: Vec<&str> = section.about.trim().lines().collect();
+    // Columns differ in their images, as a rule, and in nothing else.
+    let of_columns = section.columns.iter().filter_map(|column| column.protocol.as_deref());
+    for part in of_columns.flat_map(|line| line.split("; ")) {
+        if !protocol.contains(&part) {
+            protocol.push(part);
+        }
+    }
     let drawing = columns_figure(&ColumnsFigure {
         title: &table.title,
         subtitle: "Means over the seeds; bars: one standard deviation to either side",
