@@ -52,13 +52,14 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     shell::run(build.env("RUSTFLAGS", FLAGS).env("CARGO_TARGET_DIR", &work))?;
 
     let date = shell::output(shell::command("date").args(["-u", "+%Y-%m-%d"]))?;
+    let machine = machine()?;
     let mut failed = Vec::new();
     for target in targets {
         let program = work.join(TRIPLE).join("release").join(&target);
         let found = work.join("found").join(&target);
         let (cells, whole) = fuzz(&program, &found, &seeds.join(&target), &runs)?;
         eprintln!("{target}: {cells}");
-        keep(&target, &format!("{cells} | {}", date.trim()))?;
+        keep(&target, &format!("{cells} | {} | {machine}", date.trim()))?;
         if !whole {
             failed.push(target);
         }
@@ -72,19 +73,17 @@ fn keep(target: &str, cells: &str) -> anyhow::Result<()> {
     let page = shell::root().join(PAGE);
     let mut rows = rows_of(&std::fs::read_to_string(&page).unwrap_or_default());
     rows.insert(target.to_owned(), cells.to_owned());
-    let mut text = format!(
-        "\
+    let mut text = "\
 # Fuzzing
 
-Written by `cargo xtask fuzz` on {}: libFuzzer on every parser of
+Written by `cargo xtask fuzz`: libFuzzer on every parser of
 untrusted bytes, from the seeds in `fuzz/corpus`. *Found* counts panics, aborts, inputs that took longer than
 5 s and those that took more than 2 GB. *Memory* is the highest of the process, the fuzzer's own corpus with it.
 
-| target | executions | a second | edges reached | memory, MiB | found | date |
-|---|---|---|---|---|---|---|
-",
-        machine()?
-    );
+| target | executions | a second | edges reached | memory, MiB | found | date | machine |
+|---|---|---|---|---|---|---|---|
+"
+    .to_owned();
     rows.iter().for_each(|(target, cells)| text += &format!("| {target} | {cells} |\n"));
     std::fs::write(&page, text).context(PAGE)
 }
