@@ -1,11 +1,12 @@
 //! What masks are worth beside masks in other orders, added up over a line's seeds.
 
-use std::fmt::Write as _;
-
 use metamask_eval::{MaskControls, MaskOrder, MeanStd, PairedDifference, Rescaling, Sharing};
 use serde::Serialize;
 
-use super::table::{ColumnOfTable, Line};
+use super::{
+    table::{ColumnOfTable, Line},
+    text_table::{TextTable, Words},
+};
 
 /// The controls of a line's seeds, added up. Accuracies in percent.
 #[derive(Clone, Debug, Serialize)]
@@ -164,93 +165,109 @@ impl LineControls {
     }
 }
 
-/// A column's lines that have controls, in four tables; empty if none has.
-pub(super) fn markdown(column: &ColumnOfTable, budget: &str) -> String {
+/// A column's lines that have controls, in four tables; none if none has.
+pub fn tables(column: &ColumnOfTable) -> Vec<TextTable> {
     let lines: Vec<(&Line, &LineControls)> =
         column.lines.iter().filter_map(|line| Some((line, line.mask_controls.as_ref()?))).collect();
     if lines.is_empty() {
-        return String::new();
+        return Vec::new();
     }
-    let percent = |value: Option<MeanStd>| match value {
+    let table = |title: &str, head: &str, rows: Vec<Vec<Words>>, note: &str| TextTable {
+        title: title.to_owned(),
+        head: head.split(" | ").map(str::to_owned).collect(),
+        rows: lines
+            .iter()
+            .zip(rows)
+            .map(|((line, _), row)| std::iter::once(line.title.clone().into()).chain(row).collect())
+            .collect(),
+        note: note.to_owned(),
+    };
+    let of = |row: fn(&LineControls) -> Vec<Words>| {
+        lines.iter().map(|(_, controls)| row(controls)).collect::<Vec<_>>()
+    };
+    vec![
+        table(
+            "Is it the order that the mask learned?",
+            "row | all alike | learned | reversed | random | oracle | variance | views agree | \
+             learned over none | over random | over oracle | random as good",
+            of(orders_row),
+            "kNN with the mask's own values dealt out in other orders (without a mask: a ramp); differences seed by \
+             seed with\ntheir 95 % interval. *Oracle* takes labels and factors.",
+        ),
+        table(
+            "And what without a mask?",
+            "row | as it is | centred | standardised | whitened | Fisher's weights (labels)",
+            of(|controls| {
+                let rescaled = controls.rescaled.iter().map(|(_, found)| percent(Some(*found)));
+                std::iter::once(percent(Some(controls.no_mask))).chain(rescaled).collect()
+            }),
+            "kNN on the frozen features, rescaled by what the training features say.",
+        ),
+        table(
+            "Does the mask go with what is known?",
+            "row | class | shared nuisance | differing nuisance | class over shared | class over differing",
+            of(agreements_row),
+            "Spearman's ρ of the mask's values over the dimensions (without a mask: of their standard deviation), AUC, and \
+             how many\nseeds' permutation tests have p < 0.05.",
+        ),
+        table(
+            "What can be read off the features?",
+            "row | class | masked | shared nuisance | masked | differing nuisance | masked",
+            of(|controls| {
+                controls.decodability.iter().flat_map(|(_, found)| found.map(percent)).collect()
+            }),
+            "kNN accuracy above a guess, the mean over the group's factors, without the mask and with it.",
+        ),
+    ]
+}
+
+fn percent(value: Option<MeanStd>) -> Words {
+    let text = match value {
         None => "–".to_owned(),
         Some(MeanStd { mean, std: Some(std), .. }) => format!("{mean:.1} ± {std:.1}"),
         Some(MeanStd { mean, .. }) => format!("{mean:.1}"),
     };
-    let difference = |value: &PairedDifference| match value.excludes_zero() {
-        true => format!("**{value:.1}**"),
-        false => format!("{value:.1}"),
+    text.into()
+}
+
+fn orders_row(controls: &LineControls) -> Vec<Words> {
+    let gains = match &controls.learned_over {
+        Some(LearnedOver { none, random, oracle }) => [none, random, oracle]
+            .map(|gain| Words { text: format!("{gain:.1}"), is_strong: gain.excludes_zero() }),
+        None => [const { String::new() }; 3].map(Words::from),
     };
+    let share = controls.random_as_good.map(|share| format!("{:.0} %", 100.0 * share));
+    [
+        percent(Some(controls.no_mask)),
+        percent(controls.order(MaskOrder::Learned)),
+        percent(controls.order(MaskOrder::Reversed)),
+        percent(Some(controls.random)),
+        percent(controls.order(MaskOrder::Oracle)),
+        percent(controls.order(MaskOrder::Variance)),
+        percent(controls.order(MaskOrder::ViewAgreement)),
+    ]
+    .into_iter()
+    .chain(gains)
+    .chain([share.unwrap_or_default().into()])
+    .collect()
+}
 
-    let mut text =
-        format!("\n#### Is it the order that the mask learned? {}, {budget}\n\n", column.title);
-    text += "| row | all alike | learned | reversed | random | oracle | variance | views agree | learned over none | over \
-             random | over oracle | random as good |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
-    for (line, controls) in &lines {
-        let [none, random, oracle] = match &controls.learned_over {
-            Some(LearnedOver { none, random, oracle }) => [none, random, oracle].map(difference),
-            None => Default::default(),
-        };
-        let share = controls.random_as_good.map(|share| format!("{:.0} %", 100.0 * share));
-        let cells = [
-            line.title.clone(),
-            percent(Some(controls.no_mask)),
-            percent(controls.order(MaskOrder::Learned)),
-            percent(controls.order(MaskOrder::Reversed)),
-            percent(Some(controls.random)),
-            percent(controls.order(MaskOrder::Oracle)),
-            percent(controls.order(MaskOrder::Variance)),
-            percent(controls.order(MaskOrder::ViewAgreement)),
-            none,
-            random,
-            oracle,
-            share.unwrap_or_default(),
-        ];
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
-    }
-    text += "\nkNN with the mask's own values dealt out in other orders (without a mask: a ramp); differences seed by \
-             seed with\ntheir 95 % interval. *Oracle* takes labels and factors.\n";
-
-    text += &format!("\n#### And what without a mask? {}, {budget}\n\n", column.title);
-    text += "| row | as it is | centred | standardised | whitened | Fisher's weights (labels) |\n|---|---|---|---|---|---|\n";
-    for (line, controls) in &lines {
-        let cells = controls.rescaled.iter().map(|(_, found)| percent(Some(*found)));
-        let cells: Vec<String> =
-            std::iter::once(percent(Some(controls.no_mask))).chain(cells).collect();
-        let _ = writeln!(text, "| {} | {} |", line.title, cells.join(" | "));
-    }
-    text += "\nkNN on the frozen features, rescaled by what the training features say.\n";
-
-    text += &format!("\n#### Does the mask go with what is known? {}, {budget}\n\n", column.title);
+fn agreements_row(controls: &LineControls) -> Vec<Words> {
     let measures = [
-        ("class", "class_share"),
-        ("shared nuisance", "shared_nuisance_share"),
-        ("differing nuisance", "differing_nuisance_share"),
-        ("class over shared", "class_share - shared_nuisance_share"),
-        ("class over differing", "class_share - differing_nuisance_share"),
+        "class_share",
+        "shared_nuisance_share",
+        "differing_nuisance_share",
+        "class_share - shared_nuisance_share",
+        "class_share - differing_nuisance_share",
     ];
-    let titles = measures.map(|(title, _)| title).join(" | ");
-    text += &format!("| row | {titles} |\n|---|{}\n", "---|".repeat(measures.len()));
-    for (line, controls) in &lines {
-        let cells = measures.map(|(_, measure)| match controls.agreement(measure) {
-            None => "–".to_owned(),
-            Some(LineAgreement { rho, auc, seeds_below_0_05: below, .. }) => {
-                let std = rho.std.map_or_else(String::new, |std| format!(" ± {std:.2}"));
-                format!("{:+.2}{std}, AUC {:.2} ({below}/{})", rho.mean, auc.mean, rho.n)
-            }
-        });
-        let _ = writeln!(text, "| {} | {} |", line.title, cells.join(" | "));
-    }
-    text += "\nSpearman's ρ of the mask's values over the dimensions (without a mask: of their standard deviation), AUC, and \
-             how many\nseeds' permutation tests have p < 0.05.\n";
-
-    text += &format!("\n#### What can be read off the features? {}, {budget}\n\n", column.title);
-    text += "| row | class | masked | shared nuisance | masked | differing nuisance | masked |\n|---|---|---|---|---|---|---|\n";
-    for (line, controls) in &lines {
-        let cells = controls.decodability.iter().flat_map(|(_, found)| found.map(percent));
-        let _ = writeln!(text, "| {} | {} |", line.title, cells.collect::<Vec<_>>().join(" | "));
-    }
-    text += "\nkNN accuracy above a guess, the mean over the group's factors, without the mask and with it.\n";
-    text
+    let cell = |measure| match controls.agreement(measure) {
+        None => "–".to_owned(),
+        Some(LineAgreement { rho, auc, seeds_below_0_05: below, .. }) => {
+            let std = rho.std.map_or_else(String::new, |std| format!(" ± {std:.2}"));
+            format!("{:+.2}{std}, AUC {:.2} ({below}/{})", rho.mean, auc.mean, rho.n)
+        }
+    };
+    measures.map(|measure| cell(measure).into()).to_vec()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod record;
 pub mod run;
 pub mod table;
+pub mod text_table;
 
 pub use file::GridFile;
 pub use jobs::{Arm, Job, Selection, jobs};

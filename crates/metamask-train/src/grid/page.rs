@@ -12,6 +12,7 @@ use super::{
     jobs::Arm,
     mask_controls,
     table::{CellState, ColumnOfTable, Line, PlannedTest, Section, Table},
+    text_table::{TextTable, Words},
 };
 
 /// How a page begins that this program may replace.
@@ -112,7 +113,10 @@ fn overview(section: &Section) -> String {
         let _ = write!(text, "| {} |", row.title);
         for column in &section.columns {
             let line = column.lines.iter().find(|line| line.arm == Arm::Own && line.row == row.row);
-            let cell = line.map_or_else(String::new, |line| overview_cell(line, section));
+            let mut cell = line.map_or_else(String::new, |line| overview_cell(line, section));
+            for note in line.iter().flat_map(|line| &line.notes) {
+                let _ = write!(cell, " <sup>{note}</sup>");
+            }
             let _ = write!(text, " {cell} |");
         }
         text += "\n";
@@ -120,7 +124,8 @@ fn overview(section: &Section) -> String {
     text
 }
 
-fn overview_cell(line: &Line, section: &Section) -> String {
+/// What the overview says of a line, but for its notes.
+pub fn overview_cell(line: &Line, section: &Section) -> String {
     let mut cell = match (&line.ours, line.state) {
         (Some(ours), _) => format!("{ours:.1}"),
         (None, CellState::Reproducible) => {
@@ -140,9 +145,6 @@ fn overview_cell(line: &Line, section: &Section) -> String {
             let _ = write!(cell, ", {verdict} {tolerance}");
         }
     }
-    for note in &line.notes {
-        let _ = write!(cell, " <sup>{note}</sup>");
-    }
     cell
 }
 
@@ -156,47 +158,15 @@ fn spell(hours: f64) -> String {
 
 /// A column with numbers, line by line.
 fn column_text(section: &Section, column: &ColumnOfTable, measure: &str, records: &str) -> String {
-    let other = if measure == "kNN" { "linear probe" } else { "kNN" };
     let mut text = format!("### {}, budget {}\n\n", column.title, section.budget);
-    let _ = writeln!(
-        text,
-        "| row | {measure} | n | epochs | over base | over base at equal compute | {other} | cost of a step | \
-         training | peak | records |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    );
-    for line in &column.lines {
-        let percent = |value: &Option<metamask_eval::MeanStd>| {
-            value.map_or_else(
-                || "–".to_owned(),
-                |value| match value.std {
-                    Some(std) => format!("{:.1} ± {std:.1}", value.mean),
-                    None => format!("{:.1}", value.mean),
-                },
-            )
-        };
-        let difference = |value: &Option<PairedDifference>| {
-            value.map_or_else(String::new, |value| match value.excludes_zero() {
-                true => format!("**{value:.1}**"),
-                false => format!("{value:.1}"),
-            })
-        };
+    let mut table = column_table(column, measure);
+    table.head.push("records".to_owned());
+    for (row, line) in table.rows.iter_mut().zip(&column.lines) {
         let links: Vec<String> =
             line.seeds.iter().map(|v| format!("[{}]({records}/{}.json)", v.seed, v.id)).collect();
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            line.title,
-            percent(&line.ours),
-            line.seeds.len(),
-            line.epochs,
-            difference(&line.over_base),
-            difference(&line.over_base_at_equal_compute),
-            percent(&line.other),
-            line.counted_cost.map_or_else(|| "?".to_owned(), |cost| format!("{cost:.2}")),
-            line.training_s.map_or_else(|| "–".to_owned(), minutes),
-            line.peak_mib.map_or_else(|| "–".to_owned(), |mib| format!("{mib:.0} MiB")),
-            links.join(" "),
-        );
+        row.push(links.join(" ").into());
     }
+    text += &table.markdown();
     text += "\n";
     if let Some(protocol) = &column.protocol {
         let _ = writeln!(text, "{protocol}.");
@@ -205,6 +175,74 @@ fn column_text(section: &Section, column: &ColumnOfTable, measure: &str, records
         let protocol = protocol.split(';').next().unwrap_or_default();
         let _ = writeln!(text, "{protocol}.");
     }
+    let _ = writeln!(text, "By the same protocol: {}.", baselines(column));
+    let _ = writeln!(
+        text,
+        "Cost of a step: counted, in plain ones. Training: mean wall time of a run. Peak: of resident \
+         memory. Bold: the interval\nleaves out 0. Made on: {}.",
+        column.machines.join("; ")
+    );
+    for table in mask_controls::tables(column) {
+        let _ =
+            writeln!(text, "\n#### {} {}, budget {}\n", table.title, column.title, section.budget);
+        text += &table.markdown();
+        let _ = writeln!(text, "\n{}", table.note);
+    }
+    text
+}
+
+/// A column's lines in numbers; differences whose interval leaves out 0 stand out.
+pub fn column_table(column: &ColumnOfTable, measure: &str) -> TextTable {
+    let other = if measure == "kNN" { "linear probe" } else { "kNN" };
+    let percent = |value: &Option<metamask_eval::MeanStd>| {
+        value.map_or_else(
+            || "–".to_owned(),
+            |value| match value.std {
+                Some(std) => format!("{:.1} ± {std:.1}", value.mean),
+                None => format!("{:.1}", value.mean),
+            },
+        )
+    };
+    let difference = |value: &Option<PairedDifference>| match value {
+        None => String::new().into(),
+        Some(value) => Words { text: format!("{value:.1}"), is_strong: value.excludes_zero() },
+    };
+    let row = |line: &Line| -> Vec<Words> {
+        vec![
+            line.title.clone().into(),
+            percent(&line.ours).into(),
+            line.seeds.len().to_string().into(),
+            line.epochs.to_string().into(),
+            difference(&line.over_base),
+            difference(&line.over_base_at_equal_compute),
+            percent(&line.other).into(),
+            line.counted_cost.map_or_else(|| "?".to_owned(), |cost| format!("{cost:.2}")).into(),
+            line.training_s.map_or_else(|| "–".to_owned(), minutes).into(),
+            line.peak_mib.map_or_else(|| "–".to_owned(), |mib| format!("{mib:.0} MiB")).into(),
+        ]
+    };
+    let head = [
+        "row",
+        measure,
+        "n",
+        "epochs",
+        "over base",
+        "over base at equal compute",
+        other,
+        "cost of a step",
+        "training",
+        "peak",
+    ];
+    TextTable {
+        title: String::new(),
+        head: head.map(str::to_owned).to_vec(),
+        rows: column.lines.iter().map(row).collect(),
+        note: String::new(),
+    }
+}
+
+/// What knows nothing reaches in a column, in words.
+pub fn baselines(column: &ColumnOfTable) -> String {
     let mut baselines = Vec::new();
     if let Some(pixels) = column.pixels_percent {
         baselines.push(format!("raw pixels {pixels:.1}"));
@@ -215,17 +253,11 @@ fn column_text(section: &Section, column: &ColumnOfTable, measure: &str, records
     if let Some(chance) = column.chance_percent {
         baselines.push(format!("chance {chance:.1}"));
     }
-    let _ = writeln!(text, "By the same protocol: {}.", baselines.join(", "));
-    let _ = writeln!(
-        text,
-        "Cost of a step: counted, in plain ones. Training: mean wall time of a run. Peak: of resident \
-         memory. Bold: the interval\nleaves out 0. Made on: {}.",
-        column.machines.join("; ")
-    );
-    text + &mask_controls::markdown(column, &format!("budget {}", section.budget))
+    baselines.join(", ")
 }
 
-fn minutes(seconds: f64) -> String {
+/// A time in its unit.
+pub fn minutes(seconds: f64) -> String {
     match seconds {
         s if s < 60.0 => format!("{s:.0} s"),
         s if s < 7200.0 => format!("{:.1} min", s / 60.0),
