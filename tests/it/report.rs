@@ -25,6 +25,7 @@ fn a_page_says_all_and_needs_nothing_else() {
     for title in [
         "Summary",
         "Training",
+        "Time and memory",
         "Mask",
         "Dimensions",
         "Images as points",
@@ -47,6 +48,46 @@ fn a_page_says_all_and_needs_nothing_else() {
     // The same bytes with another number of threads.
     metamask.succeed(&["report", name, "--out", "again.html", "--threads", "1"]);
     assert!(read(&metamask.path("again.html")) == page.as_bytes(), "the page is repeatable");
+}
+
+#[test]
+fn a_mask_stands_among_its_controls_where_the_run_has_them() {
+    let Some(metamask) = Metamask::find() else { return };
+    let mut run = metamask.tiny_run("a");
+    run.extend(["--set", "evaluation.mask_controls=4"].map(String::from));
+    metamask.succeed(&run);
+    let said = metamask.succeed(&["report", "a", "--logs-only"]).stdout;
+    let page = String::from_utf8(read(&metamask.path("a/report.html"))).expect("UTF-8");
+    assert!(page.contains("<h2>Mask controls</h2>") && page.contains("When to distrust it"));
+
+    // Every number is one of the run's results, and the sentence is made of them.
+    let results = read(&metamask.path("a/results.json"));
+    let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
+    let controls = &results["mask_controls"];
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let soft = |mask: &serde_json::Value| number(&mask["soft_knn_percent"]);
+    let none = number(&controls["knn_percent"]);
+    for order in controls["orders"].as_array().expect("a list") {
+        let cell = format!("<td>{:.1}</td>", soft(&order[1]));
+        assert!(page.contains(&cell), "{cell} of {order}");
+    }
+    let random: Vec<f64> =
+        controls["random"].as_array().expect("a list").iter().map(soft).collect();
+    let mean = random.iter().sum::<f64>() / 4.0;
+    let learned = soft(&controls["orders"][0][1]);
+    let as_good = random.iter().filter(|&&draw| draw >= learned).count();
+    let signed = |points: f64| format!("{points:+.1}").replace("-0.0", "+0.0");
+    let sentence = format!(
+        "worth {} points of kNN over the same values in random orders, {as_good} of 4 of which do \
+         as well; over no mask at all it is {}.",
+        signed(learned - mean),
+        signed(learned - none)
+    );
+    assert!(page.contains(&sentence) && said.contains(&sentence), "{sentence} in\n{said}");
+    let n_factors = controls["decodability"].as_array().expect("a list").len();
+    assert_eq!(page.matches(", guess ").count(), n_factors, "a line for each factor");
+
+    assert!(!reported(&metamask, "plain").contains("Mask controls"));
 }
 
 #[test]

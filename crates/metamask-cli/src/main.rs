@@ -22,6 +22,7 @@ mod export;
 mod figure;
 mod grid;
 mod inspect;
+mod mask_controls;
 mod memory;
 mod print;
 mod progress;

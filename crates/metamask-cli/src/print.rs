@@ -6,12 +6,13 @@ use std::{
     path::Path,
 };
 
-use metamask_eval::{Agreement, MaskControls, MaskOrder, MeanStd, OrderedMask, Rescaling, Sharing};
 use metamask_report::{MaskSummary, Table};
 use metamask_train::{
     Config, DimensionUse, Failure, Results, config::MaskMode, evaluate::Row,
     fine_tune::percent as percent_of_labels, shown,
 };
+
+use crate::mask_controls;
 
 /// Writes a result.
 pub(crate) fn to_stdout(text: &str) -> anyhow::Result<()> {
@@ -73,11 +74,12 @@ pub(crate) fn numbers(results: &Results) -> Table {
     Table {
         head: line(title, &|(name, _)| name.clone()),
         rows: rows.iter().map(of_row).chain(chance).collect(),
+        ..Table::default()
     }
 }
 
 /// A table for the terminal: the first column from the left, numbers from the right.
-pub(crate) fn table_text(Table { head, rows }: &Table) -> String {
+pub(crate) fn table_text(Table { head, rows, .. }: &Table) -> String {
     /// Numbers stand apart even below short names.
     const LEAST: usize = 8;
     let names = rows.iter().chain([head]).map(|row| row[0].chars().count());
@@ -108,7 +110,10 @@ pub(crate) fn results_table(results: &Results) -> String {
         );
     }
     if let Some(controls) = &results.mask_controls {
-        text += &format!("\n{}\n", mask_controls_table(controls));
+        for table in mask_controls::tables(controls).iter().filter(|table| !table.rows.is_empty()) {
+            text += &format!("\n{}", table_text(table));
+        }
+        text.push('\n');
     }
     let _ = writeln!(text, "data      {}", results.split);
     let _ = writeln!(text, "trained   {} epochs, {} steps", results.epoch, results.step);
@@ -116,75 +121,6 @@ pub(crate) fn results_table(results: &Results) -> String {
         let _ = writeln!(text, "protocol  {protocol}");
     }
     text
-}
-
-/// A mask beside masks of the same values in other orders.
-fn mask_controls_table(controls: &MaskControls) -> String {
-    let percent = |value: f64| format!("{value:.1}");
-    let row = |name: &str, cells: [String; 3]| [vec![name.to_owned()], cells.to_vec()].concat();
-    let columns: [fn(&OrderedMask) -> f64; 3] =
-        [|m| m.soft_knn_percent, |m| m.half_knn_percent, |m| m.half_linear_percent];
-    let mut rows = Vec::new();
-    for (order, found) in &controls.orders {
-        rows.push(row(name_of_order(*order), columns.map(|value| percent(value(found)))));
-    }
-    let drawn = columns.map(|value| {
-        let values: Vec<f64> = controls.random.iter().map(value).collect();
-        MeanStd::of(&values).map_or_else(
-            |_| String::new(),
-            |drawn| match drawn.std {
-                Some(std) => format!("{:.1}±{std:.1}", drawn.mean),
-                None => percent(drawn.mean),
-            },
-        )
-    });
-    rows.push(row(&format!("at random, {} draws", controls.random.len()), drawn));
-    let all = [percent(controls.knn_percent), String::new(), percent(controls.linear_percent)];
-    rows.push(row("all dimensions alike", all));
-    for (rescaling, knn) in &controls.rescaled {
-        let name = match rescaling {
-            Rescaling::Centred => "features centred",
-            Rescaling::Standardised => "standardised",
-            Rescaling::Whitened => "whitened",
-            Rescaling::Fisher => "weighed by Fisher's ratio (labels)",
-        };
-        rows.push(row(name, [percent(*knn), String::new(), String::new()]));
-    }
-    let head =
-        row("the mask's values given first to", ["kNN", "half kNN", "half lin"].map(str::to_owned));
-    let mut text = table_text(&Table { head, rows });
-
-    let rows = controls.decodability.iter().map(|found| {
-        let sharing = found.sharing.map(|sharing| match sharing {
-            Sharing::SharedByViews => " (shared)",
-            Sharing::DiffersBetweenViews => " (differing)",
-        });
-        let masked = found.masked_knn_percent.map_or_else(String::new, percent);
-        let name = found.factor.clone() + sharing.unwrap_or_default();
-        let cells = [found.knn_percent, found.linear_percent, found.chance_percent].map(percent);
-        let [knn, linear, chance] = cells;
-        vec![name, knn, masked, linear, chance]
-    });
-    let head = ["read off the features", "kNN", "masked", "linear", "chance"].map(str::to_owned);
-    text += &format!("\n{}\n", table_text(&Table { head: head.to_vec(), rows: rows.collect() }));
-    for Agreement { measure, correlation, auc } in &controls.agreements {
-        if let (Some(found), Some(auc)) = (correlation, auc) {
-            let (rho, p) = (found.rho, found.p_value);
-            let _ = writeln!(text, "rho {rho:+.2} (p {p:.4}), AUC {auc:.2}  {measure}");
-        }
-    }
-    text
-}
-
-/// What an order goes by, in words.
-fn name_of_order(order: MaskOrder) -> &'static str {
-    match order {
-        MaskOrder::Learned => "learned",
-        MaskOrder::Reversed => "learned, reversed",
-        MaskOrder::Oracle => "task over nuisance (oracle)",
-        MaskOrder::Variance => "variance",
-        MaskOrder::ViewAgreement => "agreement of the views",
-    }
 }
 
 /// Where a mask's values lie.

@@ -1,6 +1,6 @@
 //! A page: sections of text, tables and figures, in one file that needs nothing else.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
@@ -37,8 +37,12 @@ pub struct Section {
 /// A piece of a section.
 #[derive(Clone, Debug)]
 pub enum Block {
+    /// A heading below the section's, and the name that links have for it: letters and digits.
+    Heading(String, String),
     /// A paragraph.
     Text(String),
+    /// Sentences that belong together.
+    List(Vec<String>),
     /// Sentences that judge.
     Verdicts(Vec<Verdict>),
     /// A table.
@@ -67,6 +71,8 @@ pub struct Table {
     pub head: Vec<String>,
     /// The cells.
     pub rows: Vec<Vec<String>>,
+    /// To which heading of the page a cell leads, by its row and column.
+    pub links: BTreeMap<(usize, usize), String>,
 }
 
 /// A picture of pixels.
@@ -131,7 +137,17 @@ pub fn html_page(page: &Page) -> String {
 
 fn write_block(html: &mut String, block: &Block) {
     let _ = match block {
+        Block::Heading(text, id) => {
+            writeln!(html, "<h3 id=\"{}\">{}</h3>", escape(id), escape(text))
+        }
         Block::Text(text) => writeln!(html, "<p>{}</p>", escape(text)),
+        Block::List(sentences) => {
+            html.push_str("<ul>\n");
+            for sentence in sentences {
+                let _ = writeln!(html, "<li>{}</li>", escape(sentence));
+            }
+            writeln!(html, "</ul>")
+        }
         Block::Verdicts(verdicts) => {
             html.push_str("<ul class=\"verdicts\">\n");
             for Verdict { good, text } in verdicts {
@@ -172,17 +188,26 @@ fn write_block(html: &mut String, block: &Block) {
     };
 }
 
+/// Names of rows that are longer may break.
+const LONG_NAME: usize = 16;
+
 fn write_table(html: &mut String, table: &Table) {
-    html.push_str("<div class=\"table\"><table>\n<thead><tr>");
+    let names = table.rows.iter().filter_map(|row| row.first());
+    let is_long = names.into_iter().any(|name| name.chars().count() > LONG_NAME);
+    let class = if is_long { "table long" } else { "table" };
+    let _ = write!(html, "<div class=\"{class}\"><table>\n<thead><tr>");
     for name in &table.head {
         let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
     }
     html.push_str("</tr></thead>\n<tbody>\n");
-    for row in &table.rows {
+    for (i, row) in table.rows.iter().enumerate() {
         html.push_str("<tr>");
-        for (i, cell) in row.iter().enumerate() {
-            let cell = escape(cell);
-            let _ = match i {
+        for (j, cell) in row.iter().enumerate() {
+            let cell = match table.links.get(&(i, j)) {
+                Some(id) => format!("<a href=\"#{}\">{}</a>", escape(id), escape(cell)),
+                None => escape(cell),
+            };
+            let _ = match j {
                 0 => write!(html, "<th scope=\"row\">{cell}</th>"),
                 _ => write!(html, "<td>{cell}</td>"),
             };
@@ -205,7 +230,8 @@ mod tests {
         let drawing = Drawing::new("Figure", heading, 100.0, String::new());
         let picture = Picture { png: vec![0, 255, 62], label: text() };
         let verdict = Verdict { good: Some(true), text: text() };
-        let table = Table { head: vec![text(); 2], rows: vec![vec![text(); 2]] };
+        let links = BTreeMap::from([((0, 1), text())]);
+        let table = Table { head: vec![text(); 2], rows: vec![vec![text(); 2]], links };
         let html = html_page(&Page {
             title: text(),
             subtitle: text(),
@@ -213,7 +239,9 @@ mod tests {
                 in_contents: Some(text()),
                 title: text(),
                 blocks: vec![
+                    Block::Heading(text(), text()),
                     Block::Text(text()),
+                    Block::List(vec![text()]),
                     Block::Verdicts(vec![verdict]),
                     Block::Table(table),
                     Block::Figure(Box::new(drawing), text()),
@@ -228,6 +256,21 @@ mod tests {
         assert!(html.contains("src=\"data:image/png;base64,AP8+\""));
         assert!(html.contains("\n[a]\nb = 1</pre>"), "lines stay lines: {html}");
         assert_eq!(html.matches("</title>").count(), 1);
+    }
+
+    #[test]
+    fn a_cell_leads_to_its_heading() {
+        let table = Table {
+            head: vec!["row".into(), "kNN".into()],
+            rows: vec![vec!["a".into(), "51.5".into()]],
+            links: BTreeMap::from([((0, 1), "r1".to_owned())]),
+        };
+        let mut html = String::new();
+        write_block(&mut html, &Block::Table(table));
+        write_block(&mut html, &Block::Heading("Its runs".into(), "r1".into()));
+        assert!(html.contains("<td><a href=\"#r1\">51.5</a></td>"), "{html}");
+        assert!(html.contains("<h3 id=\"r1\">Its runs</h3>"), "{html}");
+        assert!(html.contains("<th scope=\"row\">a</th>"), "{html}");
     }
 
     #[test]

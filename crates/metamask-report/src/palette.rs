@@ -9,7 +9,8 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}
 .halo{stroke-width:4px;stroke-linejoin:round;paint-order:stroke}.band{opacity:.16}
 .cells{shape-rendering:crispEdges}.frame{fill:none}.dots{opacity:.6}.end.halo,.key,.small{font-size:11px}
 .fit{stroke-width:1.2;stroke-dasharray:2 3}.level,.alarm{stroke-dasharray:5 4}.faint{opacity:.35}.ring{fill:none;stroke-width:1.6}
-.points{fill:none;stroke-linecap:round;stroke-width:4.5;opacity:.75}";
+.points{fill:none;stroke-linecap:round;stroke-width:4.5;opacity:.75}
+.points.faint{opacity:.4}";
 
 /// One set of colours. Spelled out and not as CSS variables, which not every
 /// program that shows an SVG knows.
@@ -71,7 +72,7 @@ impl Palette {
             .zip(self.kinds)
             .map(|(i, colour)| {
                 format!(
-                    ".line.kind{i},.points.kind{i}{{stroke:{colour}}}text.kind{i}{{fill:{colour}}}"
+                    ".line.kind{i},.points.kind{i}{{stroke:{colour}}}text.kind{i},.mark.kind{i}{{fill:{colour}}}"
                 )
             })
             .collect();

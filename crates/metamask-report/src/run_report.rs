@@ -2,6 +2,7 @@
 
 use crate::{
     confusion_figure::{ConfusionFigure, confusion_figure},
+    controls_report::{ControlsReport, controls_blocks},
     curves_figure::{CurvePanel, CurvesFigure, curves_figure},
     drawing::Drawing,
     duration::duration,
@@ -29,6 +30,8 @@ pub struct RunReport {
     pub accuracies: Option<Accuracies>,
     /// Its mask.
     pub mask: Option<MaskReport>,
+    /// The mask among masks of the same values in other orders.
+    pub controls: Option<ControlsReport>,
     /// Its dimensions: the figure, and some of them in numbers.
     pub dimensions: Option<(Drawing, Table)>,
     /// Its images as points.
@@ -147,7 +150,8 @@ fn side_by_side(runs: &[RunReport]) -> Section {
             ])
             .collect()
     };
-    let table = Table { head: head.collect(), rows: runs.iter().map(row).collect() };
+    let table =
+        Table { head: head.collect(), rows: runs.iter().map(row).collect(), ..Table::default() };
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let about = "Each run's own number: of its last epoch, never the best. Numbers of different \
                  protocols or data stand side by side and cannot be compared; each run's section \
@@ -212,6 +216,11 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
         };
         add("Training", vec![Block::Figure(Box::new(curves_figure(&figure)), caption)]);
     }
+    if let Some(table) = timing_table(&run.timings) {
+        let about = "By the clock of the machine that trained it, which may have done other things \
+                     at the same time.";
+        add("Time and memory", vec![Block::Table(table), Block::Text(about.to_owned())]);
+    }
     if let Some(mask) = &run.mask {
         let about = "Left: the mask's values, sorted. Right: the lowest and the highest of each \
                      epoch. The dashed line is where all began.";
@@ -225,6 +234,9 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
             blocks.push(Block::Figure(figure, caption.to_owned()));
         }
         add("Mask", blocks);
+    }
+    if let Some(controls) = &run.controls {
+        add("Mask controls", controls_blocks((&run.name, &protocol), controls));
     }
     if let Some((figure, table)) = &run.dimensions {
         let about = "How the variance is spread over directions, which dimensions say the same, \
@@ -265,7 +277,8 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
         add("Views", vec![Block::Picture(picture.clone(), caption.clone())]);
     }
     let rows = run.provenance.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
-    let provenance = Table { head: vec![String::new(); 2], rows: rows.collect() };
+    let head = vec![String::new(); 2];
+    let provenance = Table { head, rows: rows.collect(), ..Table::default() };
     add(
         "Where it comes from",
         vec![
@@ -285,6 +298,33 @@ fn time_and_rate(timings: &Log) -> (String, String) {
     }
     let images: f64 = epochs.iter().map(|(duration, rate)| duration * rate).sum();
     (duration(seconds), format!("{:.0}", images / seconds))
+}
+
+/// What the clocks of a run say; none if they say nothing yet.
+fn timing_table(timings: &Log) -> Option<Table> {
+    let epochs = timings.series("epoch", "duration_s", "images_per_s");
+    let rate = |(_, rate): &(f64, f64)| *rate;
+    let slowest = epochs.iter().map(rate).fold(f64::INFINITY, f64::min);
+    let fastest = epochs.iter().map(rate).fold(f64::NEG_INFINITY, f64::max);
+    let (time, mean) = time_and_rate(timings);
+    let evaluation =
+        |name: &str| timings.series("evaluation", "step", name).last().map(|&(_, value)| value);
+    let rows = [
+        ("training", (!time.is_empty()).then_some(time)),
+        ("images a second", (!mean.is_empty()).then_some(mean)),
+        (
+            "images a second, by epoch",
+            (epochs.len() > 1).then(|| format!("{slowest:.0} to {fastest:.0}")),
+        ),
+        ("evaluation, with its baselines", evaluation("duration_s").map(duration)),
+        (
+            "highest resident memory",
+            evaluation("peak_memory_bytes").map(|bytes| format!("{:.0} MiB", bytes / 1048576.0)),
+        ),
+    ];
+    let rows = rows.into_iter().filter_map(|(name, value)| Some(vec![name.to_owned(), value?]));
+    let rows: Vec<Vec<String>> = rows.collect();
+    (!rows.is_empty()).then(|| Table { head: vec![String::new(); 2], rows, ..Table::default() })
 }
 
 /// Which numbers are drawn over training, and what they are.
@@ -346,11 +386,13 @@ mod tests {
         let metrics = "{\"kind\":\"epoch\",\"step\":4,\"epoch\":1,\"loss\":3,\"chance_level\":5}
 {\"kind\":\"epoch\",\"step\":8,\"epoch\":2,\"loss\":2,\"base_loss\":2,\"chance_level\":5,\"effective_rank\":7.25}";
         let timings = "{\"kind\":\"epoch\",\"epoch\":1,\"duration_s\":60,\"images_per_s\":100}
-{\"kind\":\"epoch\",\"epoch\":2,\"duration_s\":20,\"images_per_s\":200}";
+{\"kind\":\"epoch\",\"epoch\":2,\"duration_s\":20,\"images_per_s\":200}
+{\"kind\":\"evaluation\",\"step\":8,\"duration_s\":7,\"peak_memory_bytes\":3145728}";
         let cells = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let table = Table {
             head: cells(["percent", "kNN", "linear"]),
             rows: vec![cells(["raw pixels", "20.0", ""]), cells(["trained", "61.2", "70.0"])],
+            ..Table::default()
         };
         RunReport {
             name: name.to_owned(),
@@ -368,9 +410,16 @@ mod tests {
     fn one_run_is_told_in_full_and_what_is_not_there_is_left_out() {
         let page = report_page(&[run("a")], "metamask");
         let titles: Vec<&str> = page.sections.iter().map(|s| s.title.as_str()).collect();
-        assert_eq!(titles, ["Summary", "Training", "Where it comes from"]);
+        assert_eq!(titles, ["Summary", "Training", "Time and memory", "Where it comes from"]);
         let html = html_page(&page);
-        for text in ["61.2</td>", "1 min 20 s at 125 images a second", "a guess"] {
+        for text in [
+            "61.2</td>",
+            "1 min 20 s at 125 images a second",
+            "a guess",
+            "100 to 200<",
+            "7 s<",
+            "3 MiB",
+        ] {
             assert!(html.contains(text), "{text}");
         }
     }
@@ -378,13 +427,13 @@ mod tests {
     #[test]
     fn several_runs_stand_side_by_side_first() {
         let page = report_page(&[run("a"), run("b")], "metamask");
-        assert_eq!(page.sections.len(), 1 + 2 * 3);
+        assert_eq!(page.sections.len(), 1 + 2 * 4);
         let Block::Table(table) = &page.sections[0].blocks[1] else { panic!("a table") };
         let head = ["run", "kNN", "linear", "epochs", "effective rank", "time", "images/s"];
         assert_eq!(table.head, head);
         let row = ["b", "61.2", "70.0", "2 of 2", "7.2", "1 min 20 s", "125"];
         assert_eq!(table.rows[1], row);
-        assert_eq!(page.sections[4].title, "b: Summary");
+        assert_eq!(page.sections[5].title, "b: Summary");
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(crate) fn ticks((lowest, highest): (f64, f64), n: f64, digits: &[f64]) -> Ve
 }
 
 /// A number without the digits that rounding left at its end.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6 + 0.0)
 }
 

@@ -1,6 +1,7 @@
 //! What a run's numbers say, in sentences.
 
 use crate::{
+    controls_report::controls_verdict,
     page::Verdict,
     run_report::{Comparison, RunReport},
 };
@@ -56,6 +57,9 @@ pub fn verdicts(run: &RunReport) -> Vec<Verdict> {
                 ),
             ),
         }
+    }
+    if let Some(Verdict { good, text }) = run.controls.as_ref().and_then(controls_verdict) {
+        say(good, text);
     }
     let last = |name: &str| run.metrics.series("epoch", "epoch", name).last().map(|point| point.1);
     if let (Some(std), Some(even)) = (last("embedding_std"), last("embedding_std_even")) {

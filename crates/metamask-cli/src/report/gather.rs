@@ -30,7 +30,7 @@ use crate::{
         neighbours::{NEAREST, rows},
     },
     inspect::{name_of, protocol, values},
-    print,
+    mask_controls, print,
     progress::Progress,
 };
 
@@ -63,7 +63,10 @@ pub(super) fn gather(
     };
     let mut provenance = vec![("settings, SHA-256", config_sha256.clone())];
     match run_folder::read_results(run)? {
-        Some(results) => found.accuracies = Some(accuracies(&config, results)),
+        Some(results) => {
+            found.controls = results.mask_controls.as_ref().map(mask_controls::report);
+            found.accuracies = Some(accuracies(&config, results));
+        }
         None => found.missing.push("accuracies: the run is not finished".to_owned()),
     }
 
@@ -288,5 +291,6 @@ fn dimension_table(report: &DimensionReport) -> Table {
     Table {
         head: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
         rows: ends.map(|(_, row)| cells(row)).collect(),
+        ..Table::default()
     }
 }

@@ -30,8 +30,8 @@ Examples:
   metamask report runs/RUN --tensorboard events --csv numbers.csv
 
 One file without scripts, fonts or links: verdict, accuracies with their protocols, curves,
-mask over training, dimensions, images as points (PCA and t-SNE), neighbours, confusion, views,
-timing, settings. What is not there is left out, and the page says so. A run that is being
+mask over training and among its controls, dimensions, images as points (PCA and
+t-SNE), neighbours, confusion, views, timing, settings. What is not there is left out, and the page says so. A run that is being
 trained may be reported on. Prints the verdict here, too. Overwrites nothing.")]
 pub(crate) struct ReportArguments {
     /// The runs' folders
@@ -102,14 +102,7 @@ pub(crate) fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
 /// What those without a browser want to know.
 fn summarise(text: &mut String, run: &RunReport) {
     let _ = writeln!(text, "{}\n{}\n", run.name, run.trained);
-    for Verdict { good, text: sentence } in verdicts(run) {
-        let sign = match good {
-            Some(true) => "+",
-            Some(false) => "!",
-            None => " ",
-        };
-        let _ = writeln!(text, "{sign} {sentence}");
-    }
+    text.push_str(&verdict_lines(&verdicts(run)));
     if let Some(found) = &run.accuracies {
         text.push('\n');
         text.push_str(&print::table_text(&found.table));
@@ -122,6 +115,19 @@ fn summarise(text: &mut String, run: &RunReport) {
         let _ = writeln!(text, "missing   {missing}");
     }
     text.push('\n');
+}
+
+/// Sentences that judge, a line each, with a sign before good and bad news.
+pub(crate) fn verdict_lines(verdicts: &[Verdict]) -> String {
+    let line = |Verdict { good, text }: &Verdict| {
+        let sign = match good {
+            Some(true) => "+",
+            Some(false) => "!",
+            None => " ",
+        };
+        format!("{sign} {text}\n")
+    };
+    verdicts.iter().map(line).collect()
 }
 
 /// A folder for each run, as TensorBoard tells runs apart.
