@@ -161,3 +161,55 @@ fn the_theorem_s_sides_are_made_of_the_terms_that_are_printed() {
         assert!(table.contains(word), "{word} in\n{table}");
     }
 }
+
+#[test]
+fn the_theorem_is_followed_over_every_checkpoint_that_is_kept() {
+    let Some(metamask) = Metamask::find() else { return };
+    let run = |name: &str, set: &str| {
+        let mut run = metamask.tiny_run(name);
+        run.extend(["--set", set].map(String::from));
+        metamask.succeed(&run);
+    };
+    run("a<b>", "checkpoint.keep=10");
+    let over = ["inspect", "bounds", "a<b>", "--over-epochs"];
+    let found = json(&metamask, &[&over[..], &["--json"]].concat());
+    let checkpoints = found["checkpoints"].as_array().expect("a list");
+    let of = |name: &str| checkpoints.iter().map(|at| number(at, name)).collect::<Vec<f64>>();
+    // Four epochs of six steps.
+    assert_eq!(of("step"), [6.0, 12.0, 18.0, 24.0]);
+    assert_eq!((of("epoch"), of("epochs")), (vec![1.0, 2.0, 3.0, 4.0], vec![1.0, 2.0, 3.0, 4.0]));
+    // The newest is what the command says of one; training has changed something before.
+    let newest = json(&metamask, &["inspect", "bounds", "a<b>", "--json"]);
+    for mask in ["masked", "unmasked"] {
+        assert_eq!(checkpoints[3][mask], newest[mask]);
+        assert_ne!(checkpoints[0][mask], newest[mask]);
+    }
+
+    let table = metamask.succeed(&over).stdout;
+    assert_eq!(table.lines().filter(|line| line.trim_start().starts_with("4 ")).count(), 2);
+    assert!(table.contains("no mask") && !table.contains("kept      "), "all are kept: {table}");
+    if !std::path::Path::new("/usr/share/fonts").is_dir() {
+        return crate::support::skip("no font is installed");
+    }
+    let draw = [&over[..], &["--out", "figures", "--threads", "1"]].concat();
+    metamask.succeed(&draw);
+    let file =
+        |end: &str| fs::read(metamask.path(&format!("figures/bounds.{end}"))).expect("there");
+    assert!(file("png").starts_with(b"\x89PNG"));
+    let picture = String::from_utf8(file("svg")).expect("UTF-8");
+    assert!(picture.contains("a&lt;b&gt;") && !picture.contains("a<b>"), "the name is text");
+    let csv = String::from_utf8(file("csv")).expect("UTF-8");
+    assert_eq!(csv.lines().count(), 1 + 4 * 2 * 2, "checkpoints, masks, forms");
+    let upper = number(&newest["masked"]["at_temperature"], "upper");
+    let row = csv.lines().find(|line| line.starts_with("24,4,with,")).expect("the newest");
+    assert!(row.contains("at-temperature") && row.contains(&format!(",{upper},")), "{row}");
+    assert_refused(&metamask.run(&draw), 73, "OUT-DIR", &["bounds.svg", "exists"]);
+
+    run("one", "training.epochs=1");
+    let one = metamask.run(&["inspect", "bounds", "one", "--over-epochs"]);
+    assert_refused(&one, 66, "CKPT-MISSING", &["one: keeps one checkpoint, of step 6"]);
+    assert!(one.stderr.contains("help: set `checkpoint.keep` (how many)"), "{}", one.stderr);
+    run("two", "training.epochs=3");
+    let two = metamask.succeed(&["inspect", "bounds", "two", "--over-epochs"]).stdout;
+    assert!(two.contains("kept      2 checkpoints of 3 epochs"), "{two}");
+}

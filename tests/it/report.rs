@@ -28,6 +28,7 @@ fn a_page_says_all_and_needs_nothing_else() {
         "Time and memory",
         "Mask",
         "Dimensions",
+        "Bounds",
         "Images as points",
         "Neighbours",
         "Confusion",

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bounds_figure;
 mod columns_figure;
 mod confusion_figure;
 mod contribution_figure;
@@ -30,6 +31,7 @@ mod svg;
 mod variance_figure;
 mod verdicts;
 
+pub use bounds_figure::{BoundsFigure, BoundsPoint, bounds_figure};
 pub use columns_figure::{ColumnsFigure, GridRow, columns_figure};
 pub use confusion_figure::{ConfusionFigure, confusion_figure};
 pub use contribution_figure::{ContributionFigure, Contributions, contribution_figure};

@@ -80,6 +80,7 @@ impl Palette {
             "text,.band{{fill:{pale}}}.title,.panel,.halo{{fill:{ink}}}.paper{{fill:{paper}}}.halo{{stroke:{paper}}}
 .grid,.axis{{stroke:{grid}}}.start,.frame{{stroke:{ink}}}.level{{stroke:{pale}}}.ring{{stroke:{ink}}}.alarm{{stroke:{alarm}}}
 .above{{fill:{above}}}.below{{fill:{below}}}.line.above{{fill:none;stroke:{above}}}.line.below{{fill:none;stroke:{below}}}
+circle.hollow.line{{fill:{paper}}}
 {kinds}"
         )
     }

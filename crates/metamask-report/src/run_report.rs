@@ -34,6 +34,8 @@ pub struct RunReport {
     pub controls: Option<ControlsReport>,
     /// Its dimensions: the figure, and some of them in numbers.
     pub dimensions: Option<(Drawing, Table)>,
+    /// What theorem 5.1 says at its checkpoints: the figure, and on which images.
+    pub bounds: Option<(Drawing, String)>,
     /// Its images as points.
     pub points: Option<Points>,
     /// Which classes its neighbours take for which: by what, names, counts.
@@ -171,6 +173,18 @@ const CURVES: &str = "Means over each epoch, but for effective rank, spread and 
                       which are of its last batch. The dashed line of the base loss is a guess's, \
                       that of the spread is what coordinates have that share it evenly.";
 
+const BOUNDS_DISTRUST: [&str; 4] = [
+    "A side in the shade promises nothing: the upper one allows a guess, the lower one no error at \
+     all. At the temperatures that people train with both lie there as a rule, and the picture is \
+     one of the variance and no guarantee.",
+    "A square is a side that fails. It proves nothing by itself: O(M^-1/2) is left out, and the \
+     lower side needs scores that are near to normal.",
+    "Theorem 5.2 says that the mask leaves the variance and lowers the sum over dimensions: compare \
+     the two lines of the last row. Without the mask means through the head that was trained \
+     behind it.",
+    "The theorem is one of contrastive losses: for Barlow Twins and BYOL tau is only a setting.",
+];
+
 fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
     let mut sections = Vec::new();
     let mut add = |title: &str, blocks: Vec<Block>| {
@@ -252,6 +266,17 @@ fn sections_of(run: &RunReport, before: &str) -> Vec<Section> {
                 Block::Table(table.clone()),
             ],
         );
+    }
+    if let Some((figure, images)) = &run.bounds {
+        let caption = format!(
+            "Theorem 5.1 at the run's checkpoints, for scores cos / tau, on {images}; its \
+             O(M^-1/2), whose constant nobody knows, is left out. What metamask \
+             inspect bounds prints has every term."
+        );
+        let figure = Block::Figure(Box::new(figure.clone()), caption);
+        let distrust = BOUNDS_DISTRUST.map(str::to_owned).to_vec();
+        let when = Block::Text("When to distrust it:".to_owned());
+        add("Bounds", vec![figure, when, Block::List(distrust)]);
     }
     if let Some(points) = &run.points {
         let layouts: Vec<(&str, &[[f64; 2]])> =

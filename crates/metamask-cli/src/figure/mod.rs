@@ -266,7 +266,7 @@ fn variance(
     run: &OpenRun,
     progress: &mut Progress,
 ) -> anyhow::Result<(Drawing, Csv, Vec<String>)> {
-    let OpenRun { config, data, learner, state } = run;
+    let OpenRun { config, data, learner, state, .. } = run;
     let mut of = |mask: WithMask, what: &str| -> anyhow::Result<Vec<f64>> {
         progress.evaluating(what);
         let ([z_a, z_b], _) = embeddings_of(config, learner, &data.test.images, mask)?;

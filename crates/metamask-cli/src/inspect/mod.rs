@@ -1,6 +1,7 @@
 //! `metamask inspect`: what is inside a run.
 
 mod bounds;
+pub(crate) mod bounds_over_epochs;
 pub(crate) mod dimensions;
 mod dimensions_table;
 mod hypergradient;
@@ -45,6 +46,8 @@ pub(crate) struct OpenRun {
     pub data: Dataset,
     pub learner: Learner,
     pub state: State,
+    /// All of the run's.
+    pub checkpoints: Checkpoints,
 }
 
 /// What a run's encoder makes of its labelled images, without the mask.
@@ -67,7 +70,7 @@ impl OpenRun {
             keep: config.checkpoint.keep,
         };
         let state = restore_latest(&checkpoints, (run, &config), &mut learner)?;
-        Ok(Self { config, data, learner, state })
+        Ok(Self { config, data, learner, state, checkpoints })
     }
 
     pub fn features(&self, progress: &mut Progress) -> anyhow::Result<Features> {

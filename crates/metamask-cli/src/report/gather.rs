@@ -26,7 +26,9 @@ use crate::{
     commands::restore_latest,
     data_preview::views_sheet,
     inspect::{
-        Features, OpenRun, dimensions,
+        Features, OpenRun,
+        bounds_over_epochs::{self, Limits},
+        dimensions,
         neighbours::{NEAREST, rows},
     },
     inspect::{name_of, protocol, values},
@@ -38,6 +40,8 @@ use crate::{
 const POINTS: usize = 1500;
 /// Queries of the sheet of neighbours.
 const QUERIES: usize = 10;
+/// Theorem 5.1 takes four passes over the images for each checkpoint: not all for a page.
+const BOUNDS: Limits = Limits { images: 1000, checkpoints: 10 };
 /// The draws of the evaluations are views 0 to 5 of their key.
 const VIEW: u16 = 6;
 
@@ -196,6 +200,12 @@ fn look_at_images(
     let subtitle = format!("{}; {}", found.trained, run.images());
     let figure = dimensions::figure(&found.name, &subtitle, &report);
     found.dimensions = Some((figure, dimension_table(&report)));
+
+    let course = bounds_over_epochs::course(run, BOUNDS, progress)?;
+    if course.is_several() {
+        let figure = bounds_over_epochs::figure(&found.name, &found.trained, &course);
+        found.bounds = Some((figure, course.images()));
+    }
 
     let mask = learner.feature_mask()?.filter(|_| config.mask.at_test_time);
     let seen = |h: &Tensor| match &mask {

@@ -30,7 +30,7 @@ Examples:
   metamask report runs/RUN --tensorboard events --csv numbers.csv
 
 One file without scripts, fonts or links: verdict, accuracies with their protocols, curves,
-mask over training and among its controls, dimensions, images as points (PCA and
+mask over training and among its controls, dimensions, theorem 5.1, images as points (PCA and
 t-SNE), neighbours, confusion, views, timing, settings. What is not there is left out, and the page says so. A run that is being
 trained may be reported on. Prints the verdict here, too. Overwrites nothing.")]
 pub(crate) struct ReportArguments {

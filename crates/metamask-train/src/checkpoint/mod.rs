@@ -201,6 +201,14 @@ impl Checkpoints {
         }
     }
 
+    /// The checkpoint of a step, which [`Self::steps`] named, with `like`'s tensors.
+    ///
+    /// # Errors
+    /// If it does not verify, or is of another run, another model, or a newer format.
+    pub fn at(&self, step: u64, like: &Checkpoint) -> Result<Checkpoint, Failure> {
+        read_verified(&self.path(step), step, &self.identity, like)
+    }
+
     /// Removes what an interrupted save left. Only for the holder of the run's lock.
     ///
     /// # Errors
@@ -445,6 +453,11 @@ mod tests {
         assert_eq!(latest.checkpoint.state, State { step: 100, epoch: 10, unfinished: None });
         let weight = latest.checkpoint.model["encoder.conv1.weight"].to_vec1::<f32>()?;
         assert_eq!(weight, [100.0, 1.0, 2.0]);
+        // The one before can be read, too; one that is no more is damaged, whatever it was.
+        let before = checkpoints.at(20, &checkpoint(0))?;
+        assert_eq!(before.model["encoder.conv1.weight"].to_vec1::<f32>()?, [20.0, 1.0, 2.0]);
+        let gone = checkpoints.at(10, &checkpoint(0)).expect_err("it is not kept");
+        assert_eq!(gone.code, Code::CheckpointHash);
         Ok(())
     }
 
