@@ -11,12 +11,13 @@ use metamask_random::{Key, Purpose};
 use serde_json::Value;
 
 use crate::bad_input::assert_refused;
+use crate::report::shown;
 use crate::support::{Metamask, read, sorted_names};
 
 /// Two arms, two seeds, the base at equal compute: six jobs of half a second.
 const SMALL: &str = r#"
 name = "small"
-title = "Two arms"
+title = "Two <arms>"
 protocol = "knn"
 seeds = [0, 1]
 set = [
@@ -85,6 +86,56 @@ fn table(metamask: &Metamask, records: &str) -> Vec<Vec<String>> {
     csv.lines().map(fields).collect()
 }
 
+/// The grid's page has the table's numbers, and everything that belongs to them.
+fn page(metamask: &Metamask, records: &str, rows: &[Vec<String>]) {
+    let report = ["grid", "report", "small.toml", "--records", records, "--out", "grid.html"];
+    let said = metamask.succeed(&report).stdout;
+    let path = metamask.path("grid.html");
+    let page = String::from_utf8(read(&path)).expect("UTF-8");
+    assert!(page.contains("<h1>Two &lt;arms&gt;</h1>") && !page.contains("<arms>"));
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).expect("a column");
+    for row in &rows[1..] {
+        let mean: f64 = row[column("mean_percent")].parse().expect("a number");
+        assert!(page.contains(&format!(">{mean:.1} ± ")), "{mean} of {row:?}");
+    }
+    // The masked row is compared with its base twice, and each number leads to its runs.
+    let masked = rows.last().expect("a row");
+    for (over, kind) in [
+        ("over_base", "<circle class=\"mark kind0\""),
+        ("over_equal_compute", "<rect class=\"mark kind1\""),
+    ] {
+        let mean: f64 = masked[column(over)].parse().expect("a number");
+        assert!(page.contains(&format!(">{mean:+.1} [")), "{over} {mean}");
+        assert!(page.contains(kind), "{kind}");
+    }
+    for line in 0..3 {
+        assert!(page.contains(&format!("<h3 id=\"r0-0-{line}\">")), "line {line}");
+        assert!(page.contains(&format!("<a href=\"#r0-0-{line}\">")), "line {line}");
+    }
+    for record in sorted_names(&metamask.path(records)) {
+        assert!(page.contains(&record), "{record}");
+    }
+    for words in ["seed 0", "seed 1", "base loss B", "training.epochs = 3", "protocol: raw pixels"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    for word in ["<script", "http:", "https:", "src=\"//", "@import", "url("] {
+        assert!(!page.contains(word), "{word} in the page");
+    }
+    assert!(said.contains("compared with their base") && said.contains("grid.html"), "{said}");
+    assert_refused(&metamask.run(&report), 73, "OUT-DIR", &["grid.html", "exists already"]);
+    let asked = metamask.run(&["report", "small.toml"]);
+    assert_refused(&asked, 2, "USAGE", &["small.toml: is a file, expected a run's folder"]);
+    assert!(asked.stderr.contains("help: of a grid: metamask grid report"), "{}", asked.stderr);
+    let again = [&report[..6], &["again.html"]].concat();
+    metamask.succeed(&again);
+    assert!(read(&metamask.path("again.html")) == page.as_bytes(), "the page is repeatable");
+    for size in ["1200,4000", "390,844"] {
+        let Some((console, _)) = shown(&path, size, &[]) else { return };
+        assert_eq!(console, "");
+    }
+}
+
 #[test]
 fn killed_and_resumed_a_grid_ends_with_the_same_table() {
     let Some(metamask) = with_grid(SMALL) else { return };
@@ -131,6 +182,7 @@ fn killed_and_resumed_a_grid_ends_with_the_same_table() {
         assert!(drawn.contains(&format!(",{},", row[mean])), "{row:?} in\n{drawn}");
     }
     assert_refused(&metamask.run(&draw), 73, "OUT-DIR", &["drawn/small.svg"]);
+    page(&metamask, "whole/records", &rows);
     let one = [&draw[..5], &["--out", "one", "--rows", "simclr"]].concat();
     metamask.succeed(&one);
     let one = String::from_utf8(read(&metamask.path("one/small.csv"))).expect("UTF-8");

@@ -171,7 +171,7 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
 }
 
 /// What Chromium's console says about a page, and the picture that it makes of it.
-fn shown(page: &Path, size: &str, more: &[&str]) -> Option<(String, Vec<u8>)> {
+pub(crate) fn shown(page: &Path, size: &str, more: &[&str]) -> Option<(String, Vec<u8>)> {
     let picture = page.with_extension("png");
     let mut chromium = Command::new("chromium");
     chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]);

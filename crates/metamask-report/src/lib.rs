@@ -15,6 +15,7 @@ mod dimensions_figure;
 mod drawing;
 mod duration;
 mod events;
+mod grid_report;
 mod heat_map;
 mod intervals_figure;
 mod log;
@@ -41,6 +42,9 @@ pub use dimensions_figure::{DimensionsFigure, Fit, Relevance, Spectrum, dimensio
 pub use drawing::Drawing;
 pub use duration::duration;
 pub use events::tensorboard_events;
+pub use grid_report::{
+    GAINS, GridColumn, GridLine, GridPart, GridReport, GridRuns, MASK_GAINS, grid_page,
+};
 pub use intervals_figure::{IntervalMark, IntervalRow, IntervalsFigure, intervals_figure};
 pub use log::{Log, Logged};
 pub use mask_course_figure::{MaskCourseFigure, mask_course_figure};

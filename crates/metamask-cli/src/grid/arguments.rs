@@ -12,6 +12,7 @@ Examples:
   metamask grid status my.toml                finished, interrupted, failed, waiting
   metamask grid table my.toml --out tables    mean ± std over seeds, paired differences
   metamask grid figure my.toml --out figures  the same as a picture
+  metamask grid report my.toml --out my.html  the same as a page, each cell with its runs
 
 A grid is a TOML file of rows, columns, seeds and budgets; docs/grid.md explains it.")]
 pub(crate) struct GridArguments {
@@ -70,6 +71,17 @@ Examples:
 Means with a bar of one standard deviation over the seeds to either side, columns evenly along
 the axis. Writes GRID.svg, GRID.png and GRID.csv into the folder, and overwrites nothing.")]
     Figure(FigureArguments),
+    /// Show the records as a page that needs nothing but a browser
+    #[command(after_help = "\
+Examples:
+  metamask grid report my.toml --out my.html
+  metamask grid report my.toml --records records --budget short --out short.html
+
+One file without scripts, fonts or links to anywhere: what the grid found, every cell with the
+published number beside it, a picture of what each row gains over its base with its interval, and
+over the base at equal compute; each number leads to its runs: seed, time, memory, version,
+curves, settings. Prints what it found here, too. Overwrites nothing.")]
+    Report(ReportArguments),
     /// One job; this is how jobs are started
     #[command(hide = true, after_help = "Example:\n  metamask grid job --config FILE --out DIR")]
     Job(JobArguments),
@@ -183,6 +195,15 @@ pub(crate) struct FigureArguments {
     pub rows: Vec<String>,
     /// Folder to write GRID.svg, GRID.png and GRID.csv into
     #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReportArguments {
+    #[command(flatten)]
+    pub which: Recorded,
+    /// The page to write; never overwrites a file
+    #[arg(long, value_name = "FILE.html")]
     pub out: PathBuf,
 }
 

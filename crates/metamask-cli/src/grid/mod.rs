@@ -6,6 +6,7 @@ mod arguments;
 mod figure;
 mod job;
 mod plan;
+mod report;
 mod watch;
 
 use std::{
@@ -38,6 +39,7 @@ pub(crate) fn grid(arguments: &GridArguments) -> anyhow::Result<ExitCode> {
         GridCommand::Status(arguments) => status(arguments),
         GridCommand::Table(arguments) => table(arguments),
         GridCommand::Figure(arguments) => figure::figure(arguments),
+        GridCommand::Report(arguments) => report::report(arguments),
         GridCommand::Job(arguments) => return job::job(arguments),
         GridCommand::Measure(arguments) => job::measure(arguments),
     };

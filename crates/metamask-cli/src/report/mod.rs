@@ -28,6 +28,7 @@ Examples:
   metamask report runs/A runs/B --out compare.html    side by side
   metamask report runs/RUN --logs-only                no features: curves, results, mask
   metamask report runs/RUN --tensorboard events --csv numbers.csv
+  metamask grid report my.toml --out my.html          the page of a grid of runs
 
 One file without scripts, fonts or links: verdict, accuracies with their protocols, curves,
 mask over training and among its controls, dimensions, theorem 5.1, images as points (PCA and
@@ -64,6 +65,12 @@ pub(crate) fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
     if runs.len() > MOST_RUNS {
         let message = format!("{} runs, expected at most {MOST_RUNS} on a page", runs.len());
         return Err(Failure::new(Code::Usage, message).into());
+    }
+    if let Some(file) = runs.iter().find(|run| run.is_file()) {
+        let failure = Failure::at(Code::Usage, file, "is a file, expected a run's folder");
+        return Err(failure
+            .help("of a grid: metamask grid report FILE.toml --out FILE.html")
+            .into());
     }
     let out = match (out, &runs[..]) {
         (Some(out), _) => out.clone(),
