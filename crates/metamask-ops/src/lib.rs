@@ -7,6 +7,8 @@
 //! expressions (heads, losses) be written once and evaluated on plain tensors
 //! or on [`Dual`]s.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod differentiable;
 mod kernel;
 mod kernels;
@@ -22,6 +24,8 @@ mod precision;
 mod products;
 mod softmax_regression;
 
+#[cfg(feature = "cuda")]
+pub use cuda::cuda_device;
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{

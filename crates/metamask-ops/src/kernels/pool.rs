@@ -27,6 +27,18 @@ impl PoolShape {
         (self.in_w + 2 * self.padding - self.kernel) / self.stride + 1
     }
 
+    /// Elements of the input batch.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn input_len(&self) -> usize {
+        self.batch * self.in_len()
+    }
+
+    /// Elements of the output batch.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn output_len(&self) -> usize {
+        self.batch * self.out_len()
+    }
+
     /// Elements of an input image.
     fn in_len(&self) -> usize {
         self.in_h * self.in_w * self.channels
@@ -37,7 +49,7 @@ impl PoolShape {
         self.out_h() * self.out_w() * self.channels
     }
 
-    fn check(&self, x: usize, y: usize) {
+    pub(crate) fn check(&self, x: usize, y: usize) {
         assert!(
             2 * self.padding <= self.kernel && self.stride > 0,
             "pool: padding must be at most half the kernel, got {self:?}"

@@ -8,6 +8,12 @@
 //! the same call with another tensor. Nothing here draws random numbers.
 
 mod builder;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
+mod engine;
 mod memory;
 mod op;
 mod plan;
@@ -19,14 +25,16 @@ mod watch;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 pub(crate) use builder::Window;
 pub use builder::{Conv2d, NetworkBuilder, Node, Pool};
 pub use watch::{Phase, StepView, Watcher};
 
+#[cfg(feature = "cuda")]
+use self::cuda::Cuda;
 use self::{
-    builder::Layer, memory::Memory, op::evaluate, plan::Plan, run::Activations, shape::Shape,
+    builder::Layer, cpu::Cpu, op::evaluate, plan::Plan, run::Activations, shape::Shape,
     watch::Watched,
 };
 use crate::{BatchStats, Dual, Linearized, ParameterEntry, Precision};
@@ -61,6 +69,38 @@ pub struct Network {
     inner: Arc<Inner>,
 }
 
+/// Evaluates `$body` with the engine for the device and the dtype of `$x`.
+macro_rules! with_engine {
+    ($inner:expr, $x:expr, $engine:ident => $body:expr) => {
+        match ($x.device(), $x.dtype()) {
+            (Device::Cpu, DType::F32) => {
+                let $engine = &$inner.cpu_f32;
+                $body
+            }
+            (Device::Cpu, _) => {
+                let $engine = &$inner.cpu_f64;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(device), DType::F64) => {
+                let $engine = &Arc::new(Cuda::<f64>::new(device.clone(), $inner.precision));
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(device), _) if $inner.precision == Precision::Bf16 => {
+                let $engine = &Arc::new(Cuda::<half::bf16>::new(device.clone(), $inner.precision));
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(device), _) => {
+                let $engine = &Arc::new(Cuda::<f32>::new(device.clone(), $inner.precision));
+                $body
+            }
+            (other, _) => bail!("network: this program has no kernels for {other:?}"),
+        }
+    };
+}
+
 /// The plan and the memory, shared with the operations in Candle's graph.
 #[derive(Debug)]
 struct Inner {
@@ -72,8 +112,8 @@ struct Inner {
     running: Vec<ParameterEntry>,
     precision: Precision,
     watched: Watched,
-    memory_f32: Memory<f32>,
-    memory_f64: Memory<f64>,
+    cpu_f32: Arc<Cpu<f32>>,
+    cpu_f64: Arc<Cpu<f64>>,
 }
 
 impl Network {
@@ -101,7 +141,6 @@ impl Network {
         precision: Precision,
     ) -> Self {
         let plan = Plan::new(&layers, output);
-        let (memory_f32, memory_f64) = (Memory::default(), Memory::default());
         let inner = Inner {
             layers,
             input,
@@ -111,8 +150,8 @@ impl Network {
             running,
             precision,
             watched: Watched::default(),
-            memory_f32,
-            memory_f64,
+            cpu_f32: Arc::new(Cpu::new(precision)),
+            cpu_f64: Arc::new(Cpu::new(precision)),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -154,6 +193,14 @@ impl Network {
     /// How exactly the convolutions are computed.
     pub fn precision(&self) -> Precision {
         self.inner.precision
+    }
+
+    /// The same network computed otherwise.
+    #[cfg(all(test, feature = "cuda"))]
+    fn with_precision(&self, precision: Precision) -> Self {
+        let Inner { layers, input, output, parameters, running, .. } = &*self.inner;
+        let (parameters, running) = (parameters.clone(), running.clone());
+        Self::plan(layers.clone(), *input, *output, parameters, running, precision)
     }
 
     /// The shape of the result for an input of shape `input`, batch first.
@@ -201,7 +248,7 @@ impl Network {
     /// `x`: `[batch, height, width, channels]`, or `[batch, width]` for a network on
     /// vectors; `theta`: `[parameter_count]`; `running`: `[running_count]`.
     /// # Errors
-    /// If a shape or dtype does not fit, a tensor is not on the CPU, or a batch
+    /// If a shape or dtype does not fit, the tensors are not on one device, or a batch
     /// normalisation by the batch would see a single number a channel.
     pub fn forward(
         &self,
@@ -212,14 +259,11 @@ impl Network {
     ) -> Result<Tensor> {
         let tracked = x.track_op() || theta.track_op();
         let activations = if tracked { Activations::Keep } else { Activations::Free };
-        match self.check(x, theta, running)? {
-            DType::F32 => {
-                evaluate::<f32>(&self.inner, x, theta, running, stats, activations).map(|e| e.value)
-            }
-            _ => {
-                evaluate::<f64>(&self.inner, x, theta, running, stats, activations).map(|e| e.value)
-            }
-        }
+        let inner = &self.inner;
+        self.check(x, theta, running)?;
+        with_engine!(inner, x, engine => {
+            evaluate(engine, inner, x, theta, running, stats, activations).map(|e| e.value)
+        })
     }
 
     /// Runs the network and keeps what its derivative along a direction needs.
@@ -237,15 +281,11 @@ impl Network {
         running: &Var,
         stats: BatchStats,
     ) -> Result<Linearized> {
-        let keep = Activations::Keep;
-        match self.check(x, theta, running)? {
-            DType::F32 => {
-                evaluate::<f32>(&self.inner, x, theta, running, stats, keep).map(|e| e.linearized())
-            }
-            _ => {
-                evaluate::<f64>(&self.inner, x, theta, running, stats, keep).map(|e| e.linearized())
-            }
-        }
+        let (inner, keep) = (&self.inner, Activations::Keep);
+        self.check(x, theta, running)?;
+        with_engine!(inner, x, engine => {
+            evaluate(engine, inner, x, theta, running, stats, keep).map(|e| e.linearized())
+        })
     }
 
     /// The derivative along the directions in `x` and `theta`, by itself. Leaves
@@ -263,13 +303,11 @@ impl Network {
         };
         let (x_dot, theta_dot) = (x.tangent.as_ref(), theta.tangent.as_ref());
         let (x, theta) = (x.value.detach(), theta.value.detach());
-        let keep = Activations::Keep;
-        match self.check(&x, &theta, running)? {
-            DType::F32 => evaluate::<f32>(&self.inner, &x, &theta, running, stats, keep)?
-                .tangent(x_dot, theta_dot),
-            _ => evaluate::<f64>(&self.inner, &x, &theta, running, stats, keep)?
-                .tangent(x_dot, theta_dot),
-        }
+        let (inner, keep) = (&self.inner, Activations::Keep);
+        self.check(&x, &theta, running)?;
+        with_engine!(inner, x, engine => {
+            evaluate(engine, inner, &x, &theta, running, stats, keep)?.tangent(x_dot, theta_dot)
+        })
     }
 
     /// Lets `watcher` see the steps of all passes from now on; `None` ends it.
@@ -280,12 +318,12 @@ impl Network {
     /// Frees the buffers that wait for their next use, such as after an
     /// evaluation on other sizes. Those in use stay.
     pub fn release_buffers(&self) {
-        self.inner.memory_f32.release();
-        self.inner.memory_f64.release();
+        self.inner.cpu_f32.memory.release();
+        self.inner.cpu_f64.memory.release();
     }
 
-    /// The dtype of the tensors, which must suit the network and each other.
-    fn check(&self, x: &Tensor, theta: &Tensor, running: &Var) -> Result<DType> {
+    /// Whether the tensors suit the network and each other.
+    fn check(&self, x: &Tensor, theta: &Tensor, running: &Var) -> Result<()> {
         for (name, tensor, count) in [
             ("theta", theta, self.parameter_count()),
             ("running statistics", running.as_tensor(), self.running_count()),
@@ -301,11 +339,16 @@ impl Network {
                 );
             }
         }
-        if ![x, theta, running].iter().all(|tensor| tensor.device().is_cpu()) {
-            bail!("network: tensors must be on the CPU, got {:?}", x.device());
+        if ![theta, running.as_tensor()].iter().all(|t| t.device().same_device(x.device())) {
+            bail!(
+                "network: tensors must be on one device, got {:?}, {:?} and {:?}",
+                x.device(),
+                theta.device(),
+                running.device()
+            );
         }
         match x.dtype() {
-            dtype @ (DType::F32 | DType::F64) => Ok(dtype),
+            DType::F32 | DType::F64 => Ok(()),
             other => bail!("network: the dtype must be f32 or f64, got {other:?}"),
         }
     }

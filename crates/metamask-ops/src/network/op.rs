@@ -3,77 +3,55 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{
-    CpuStorage, CustomOp2, Layout, Result, Shape as TensorShape, Storage, Tensor, Var, WithDType,
-    bail,
+    CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape as TensorShape, Tensor, Var, bail,
 };
 
 use super::{
     Inner,
-    memory::Memory,
+    engine::{Engine, Moved},
     run::{Activations, Run, Saved},
     shape::Shape,
 };
-use crate::{
-    BatchStats, Linearized,
-    kernels::{Real, Statistics},
-};
-
-/// How far the running statistics move towards the batch's, PyTorch's default.
-const MOMENTUM: f64 = 0.1;
-
-/// A number type that networks run on.
-pub(super) trait Scalar: Real + WithDType {
-    fn memory(inner: &Inner) -> &Memory<Self>;
-}
-
-impl Scalar for f32 {
-    fn memory(inner: &Inner) -> &Memory<Self> {
-        &inner.memory_f32
-    }
-}
-
-impl Scalar for f64 {
-    fn memory(inner: &Inner) -> &Memory<Self> {
-        &inner.memory_f64
-    }
-}
+use crate::{BatchStats, Linearized, kernels::Statistics};
 
 /// A network's result at one point, with all that differentiating it needs.
 ///
 /// The activations are shared with the result's node in Candle's graph; they go
 /// back to the network's pool when both are gone.
-pub(super) struct Evaluated<T> {
+pub(super) struct Evaluated<E: Engine> {
     pub value: Tensor,
-    op: Arc<NetworkOp<T>>,
+    op: Arc<NetworkOp<E>>,
     x: Tensor,
     theta: Tensor,
 }
 
 /// The operation: everything about one forward pass but its two arguments.
-struct NetworkOp<T> {
+struct NetworkOp<E: Engine> {
+    engine: Arc<E>,
     inner: Arc<Inner>,
     batch: usize,
     value_shapes: Vec<Shape>,
     output_shape: Vec<usize>,
     statistics: Statistics,
     /// The running statistics, if they are what normalises.
-    running: Option<Vec<T>>,
+    running: Option<Tensor>,
     activations: Activations,
-    saved: OnceLock<(Saved<T>, Fingerprint)>,
+    saved: OnceLock<(Saved<E>, Fingerprint)>,
 }
 
 /// Candle wants to own an operation; this owns a share of it.
-struct Shared<T>(Arc<NetworkOp<T>>);
+struct Shared<E: Engine>(Arc<NetworkOp<E>>);
 
 /// Runs the network forward and moves the running statistics if asked.
-pub(super) fn evaluate<T: Scalar>(
+pub(super) fn evaluate<E: Engine>(
+    engine: &Arc<E>,
     inner: &Arc<Inner>,
     x: &Tensor,
     theta: &Tensor,
     running: &Var,
     stats: BatchStats,
     activations: Activations,
-) -> Result<Evaluated<T>> {
+) -> Result<Evaluated<E>> {
     let (batch, shapes) = inner.shapes(x.dims())?;
     let value_shapes = inner.plan.value_shapes(&shapes);
     if stats != BatchStats::Running {
@@ -84,10 +62,12 @@ pub(super) fn evaluate<T: Scalar>(
         BatchStats::BatchAndUpdate | BatchStats::BatchOnly => Statistics::Batch,
     };
     let fixed = match statistics {
-        Statistics::Fixed => Some(running.flatten_all()?.to_vec1()?),
+        // A copy: the variable may move before the gradient is taken.
+        Statistics::Fixed => Some(running.as_detached_tensor().copy()?),
         Statistics::Batch => None,
     };
     let op = Arc::new(NetworkOp {
+        engine: Arc::clone(engine),
         inner: Arc::clone(inner),
         batch,
         output_shape: shapes[inner.output].with_batch(batch),
@@ -105,7 +85,7 @@ pub(super) fn evaluate<T: Scalar>(
     Ok(Evaluated { value, op, x: x.detach(), theta: theta.detach() })
 }
 
-impl<T: Scalar> Evaluated<T> {
+impl<E: Engine> Evaluated<E> {
     /// The derivative of the value along `x_dot` and `theta_dot`.
     pub fn tangent(&self, x_dot: Option<&Tensor>, theta_dot: Option<&Tensor>) -> Result<Tensor> {
         let checked = |dot: Option<&Tensor>, of: &Tensor| {
@@ -124,15 +104,15 @@ impl<T: Scalar> Evaluated<T> {
         let x_dot = checked(x_dot, &self.x)?;
         let theta_dot = checked(theta_dot, &self.theta)?;
         let tangent = self.op.with_run(&self.x, &self.theta, |run, saved| {
-            with_slice(&self.value, |y| {
-                with_optional_slice(x_dot.as_ref(), |x_dot| {
-                    with_optional_slice(theta_dot.as_ref(), |theta_dot| {
-                        Ok(run.tangent(saved, y, x_dot, theta_dot))
+            with_numbers::<E, _>(&self.value, |y| {
+                with_optional_numbers::<E, _>(x_dot.as_ref(), |x_dot| {
+                    with_optional_numbers::<E, _>(theta_dot.as_ref(), |theta_dot| {
+                        run.tangent(saved, y, x_dot, theta_dot)
                     })
                 })
             })
         })?;
-        Tensor::from_vec(tangent, self.value.shape(), self.value.device())
+        self.op.engine.tensor(tangent, &self.value)
     }
 
     /// The value with its derivative in the parameters.
@@ -147,15 +127,14 @@ impl<T: Scalar> Evaluated<T> {
     }
 }
 
-impl<T: Scalar> NetworkOp<T> {
-    fn run<'a>(&'a self, x: &'a [T], theta: &'a [T]) -> Run<'a, T> {
+impl<E: Engine> NetworkOp<E> {
+    fn run<'a>(&'a self, x: E::Numbers<'a>, theta: E::Numbers<'a>) -> Run<'a, E> {
         Run {
+            engine: &self.engine,
             plan: &self.inner.plan,
             shapes: &self.value_shapes,
             batch: self.batch,
-            memory: T::memory(&self.inner),
             statistics: self.statistics,
-            precision: self.inner.precision,
             parameters: &self.inner.parameters,
             watched: &self.inner.watched,
             x,
@@ -163,45 +142,62 @@ impl<T: Scalar> NetworkOp<T> {
         }
     }
 
+    fn forward(
+        &self,
+        (x, x_layout): (&E::Storage, &Layout),
+        (theta, theta_layout): (&E::Storage, &Layout),
+    ) -> Result<E::Output> {
+        let (x, theta) = (E::numbers(x, x_layout)?, E::numbers(theta, theta_layout)?);
+        let fingerprint = Fingerprint::of::<E>(&theta);
+        let (y, saved) = with_optional_numbers::<E, _>(self.running.as_ref(), |running| {
+            self.run(E::reborrow(&x), E::reborrow(&theta)).forward(running, self.activations)
+        })?;
+        if self.saved.set((saved, fingerprint)).is_err() {
+            unreachable!("an operation is made for one forward pass");
+        }
+        Ok(y)
+    }
+
     /// Calls `f` at the point of the forward pass, with what that pass kept.
     fn with_run<R>(
         &self,
         x: &Tensor,
         theta: &Tensor,
-        f: impl FnOnce(&Run<'_, T>, &Saved<T>) -> Result<R>,
+        f: impl FnOnce(&Run<'_, E>, &Saved<E>) -> Result<R>,
     ) -> Result<R> {
         let (saved, fingerprint) = self.saved.get().expect("differentiated after the forward pass");
-        with_slice(x, |x| {
-            with_slice(theta, |theta| {
-                if *fingerprint != Fingerprint::of(theta) {
+        with_numbers::<E, _>(x, |x| {
+            with_numbers::<E, _>(theta, |theta| {
+                if *fingerprint != Fingerprint::of::<E>(&theta) {
                     bail!(
                         "network: theta must stay what it was in the forward pass until gradient \
                          and tangent are taken, but it was changed in place"
                     );
                 }
-                f(&self.run(x, theta), saved)
+                f(&self.run(E::reborrow(&x), E::reborrow(&theta)), saved)
             })
         })
     }
 
     fn move_running_statistics(&self, running: &Var) -> Result<()> {
         let (saved, _) = self.saved.get().expect("moved after the forward pass");
-        let mut moved: Vec<T> = running.flatten_all()?.to_vec1()?;
-        for (mean, variance, rows) in self.inner.plan.normalisations(self.batch, &self.value_shapes)
-        {
-            let unbiased = rows as f64 / (rows as f64 - 1.0);
-            for (span, correction) in [(mean, 1.0), (variance, unbiased)] {
-                for (old, new) in moved[span.clone()].iter_mut().zip(&saved.moments[span]) {
-                    let (before, batch) = (Real::to_f64(*old), Real::to_f64(*new) * correction);
-                    *old = Real::from_f64((1.0 - MOMENTUM) * before + MOMENTUM * batch);
-                }
-            }
-        }
-        running.set(&Tensor::from_vec(moved, running.shape(), running.device())?)
+        let spans: Vec<Moved> = (self.inner.plan.normalisations(self.batch, &self.value_shapes))
+            .flat_map(|(mean, variance, rows)| {
+                let unbiased = rows as f64 / (rows as f64 - 1.0);
+                [
+                    Moved { span: mean, correction: 1.0 },
+                    Moved { span: variance, correction: unbiased },
+                ]
+            })
+            .collect();
+        let moved = with_numbers::<E, _>(running, |running| {
+            self.engine.moved(running, &saved.moments, &spans)
+        })?;
+        running.set(&self.engine.tensor(moved, running)?)
     }
 }
 
-impl<T: Scalar> CustomOp2 for Shared<T> {
+impl<E: Engine> CustomOp2 for Shared<E> {
     fn name(&self) -> &'static str {
         "network"
     }
@@ -213,13 +209,19 @@ impl<T: Scalar> CustomOp2 for Shared<T> {
         theta: &CpuStorage,
         theta_layout: &Layout,
     ) -> Result<(CpuStorage, TensorShape)> {
-        let op = &self.0;
-        let (x, theta) = (slice(x, x_layout)?, slice(theta, theta_layout)?);
-        let (y, saved) = op.run(x, theta).forward(op.running.as_deref(), op.activations);
-        if op.saved.set((saved, Fingerprint::of(theta))).is_err() {
-            unreachable!("an operation is made for one forward pass");
-        }
-        Ok((T::to_cpu_storage_owned(y), op.output_shape.as_slice().into()))
+        let y = self.0.forward((E::of_cpu(x)?, x_layout), (E::of_cpu(theta)?, theta_layout))?;
+        Ok((E::cpu_storage(y)?, self.0.output_shape.as_slice().into()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        theta: &CudaStorage,
+        theta_layout: &Layout,
+    ) -> Result<(CudaStorage, TensorShape)> {
+        let y = self.0.forward((E::of_cuda(x)?, x_layout), (E::of_cuda(theta)?, theta_layout))?;
+        Ok((self.0.engine.cuda_storage(y)?, self.0.output_shape.as_slice().into()))
     }
 
     fn bwd(
@@ -229,18 +231,19 @@ impl<T: Scalar> CustomOp2 for Shared<T> {
         y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
+        let (dy, engine) = (dy.contiguous()?, &self.0.engine);
         // Candle expects a gradient exactly for what it tracks.
-        let mut dtheta = theta.track_op().then(|| vec![T::ZERO; theta.elem_count()]);
+        let mut dtheta = theta.track_op().then(|| engine.zeros(theta.elem_count())).transpose()?;
         let dx = self.0.with_run(x, theta, |run, saved| {
-            with_slice(y, |y| {
-                with_slice(&dy, |dy| {
-                    Ok(run.backward(saved, y, dy, dtheta.as_deref_mut(), x.track_op()))
+            with_numbers::<E, _>(y, |y| {
+                with_numbers::<E, _>(&dy, |dy| {
+                    let dtheta = dtheta.as_mut().map(E::numbers_mut);
+                    run.backward(saved, y, dy, dtheta, x.track_op())
                 })
             })
         })?;
-        let tensor = |gradient: Option<Vec<T>>, of: &Tensor| {
-            gradient.map(|g| Tensor::from_vec(g, of.shape(), of.device())).transpose()
+        let tensor = |gradient: Option<E::Output>, of: &Tensor| {
+            gradient.map(|gradient| engine.tensor(gradient, of)).transpose()
         };
         Ok((tensor(dx, x)?, tensor(dtheta, theta)?))
     }
@@ -254,35 +257,29 @@ struct Fingerprint(Vec<u64>);
 impl Fingerprint {
     const SAMPLES: usize = 64;
 
-    fn of<T: Scalar>(theta: &[T]) -> Self {
-        let stride = theta.len().div_ceil(Self::SAMPLES).max(1);
-        // Bits, so that a NaN equals itself: a diverged run must not get this error.
-        Self(theta.iter().step_by(stride).map(|&v| Real::to_f64(v).to_bits()).collect())
+    // Bits, so that a NaN equals itself: a diverged run must not get this error.
+    fn of<E: Engine>(theta: &E::Numbers<'_>) -> Self {
+        Self(E::sample(E::reborrow(theta), Self::SAMPLES))
     }
 }
 
-fn slice<'a, T: Scalar>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    let all = T::cpu_storage_as_slice(storage)?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&all[start..end]),
-        None => bail!("network: tensors must be contiguous, got {layout:?}"),
-    }
-}
-
-fn with_slice<T: Scalar, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+fn with_numbers<E: Engine, R>(
+    tensor: &Tensor,
+    f: impl FnOnce(E::Numbers<'_>) -> Result<R>,
+) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(slice(storage, layout)?),
-        _ => bail!("network: tensors must be on the CPU"),
+    match E::storage(&storage) {
+        Some(storage) => f(E::numbers(storage, layout)?),
+        None => bail!("network: tensors must be on one device, got {:?}", tensor.device()),
     }
 }
 
-fn with_optional_slice<T: Scalar, R>(
+fn with_optional_numbers<E: Engine, R>(
     tensor: Option<&Tensor>,
-    f: impl FnOnce(Option<&[T]>) -> Result<R>,
+    f: impl FnOnce(Option<E::Numbers<'_>>) -> Result<R>,
 ) -> Result<R> {
     match tensor {
-        Some(tensor) => with_slice(tensor, |slice| f(Some(slice))),
+        Some(tensor) => with_numbers::<E, _>(tensor, |numbers| f(Some(numbers))),
         None => f(None),
     }
 }

@@ -6,6 +6,7 @@ use candle_core::{Result, bail};
 
 use super::{
     builder::{Layer, Window},
+    engine::NormSpans,
     shape::Shape,
 };
 
@@ -17,6 +18,9 @@ pub(super) enum Step {
         x: usize,
         y: usize,
         window: Window,
+        /// Read where the weights are laid out anew, on a GPU.
+        #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+        out_channels: usize,
         weight: Range<usize>,
     },
     /// y = relu?(batch norm(x) (+ residual))
@@ -73,6 +77,19 @@ impl Step {
             | Self::AvgPool { y, .. }
             | Self::GlobalAvgPool { y, .. }
             | Self::Linear { y, .. } => y,
+        }
+    }
+
+    /// Where a normalisation's numbers lie.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn norm_spans(&self) -> NormSpans<'_> {
+        match self {
+            Self::Norm { gamma, beta, mean, variance, .. } => {
+                NormSpans { gamma, beta, mean, variance }
+            }
+            _ => unreachable!("asked of normalisations only"),
         }
     }
 
@@ -280,8 +297,8 @@ impl Fusion {
                     variance: running_variance.clone(),
                 }
             }
-            Layer::Conv { x, window, ref weight, .. } => {
-                Step::Conv { x: value_of[x], y, window, weight: weight.clone() }
+            Layer::Conv { x, window, out_channels, ref weight } => {
+                Step::Conv { x: value_of[x], y, window, out_channels, weight: weight.clone() }
             }
             Layer::Relu { x } => Step::Relu { x: value_of[x], y },
             Layer::Add { a, b } => Step::Add { a: value_of[a], b: value_of[b], y },

@@ -1,57 +1,45 @@
 //! Carrying out the steps: forward, gradient, tangent.
 //!
-//! Slices in, slices out; Candle and the question who asks are left to `op`.
+//! An engine computes; Candle and the question who asks are left to `op`.
 
-use std::ops::Range;
+use candle_core::Result;
 
 use super::{
     builder::Window,
-    memory::{Buffer, Memory},
+    engine::{Engine, LinearGradient, Norm, NormDots, NormSpans, Theta},
     plan::{Plan, Step},
     shape::Shape,
     watch::{Phase, Watched},
 };
-use crate::kernels::{
-    BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Relu, Statistics, Workspace,
-    add, add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward,
-    batch_norm_forward, batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight,
-    conv2d_forward, conv2d_forward_normalised, global_avg_pool_backward, global_avg_pool_forward,
-    linear_backward, linear_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent,
-    moments, relu, relu_backward,
-};
-use crate::{ParameterEntry, Precision};
-
-/// ε of batch normalisation, PyTorch's default.
-const BATCH_NORM_EPSILON: f64 = 1e-5;
+use crate::ParameterEntry;
+use crate::kernels::{ConvShape, LinearShape, PoolShape, Statistics};
 
 /// What stays the same over a forward pass, its gradients and its tangents.
 #[derive(Debug)]
-pub(super) struct Run<'a, T> {
+pub(super) struct Run<'a, E: Engine> {
+    pub engine: &'a E,
     pub plan: &'a Plan,
     /// Of the values, for one sample.
     pub shapes: &'a [Shape],
     pub batch: usize,
-    pub memory: &'a Memory<T>,
     pub statistics: Statistics,
-    pub precision: Precision,
     /// For the names of the steps.
     pub parameters: &'a [ParameterEntry],
     pub watched: &'a Watched,
-    pub x: &'a [T],
-    pub theta: &'a [T],
+    pub x: E::Numbers<'a>,
+    pub theta: E::Numbers<'a>,
 }
 
 /// What a forward pass leaves for its gradient and its tangent.
 #[derive(Debug)]
-pub(super) struct Saved<T> {
-    /// The values that are read again; neither the input nor the output.
-    values: Vec<Option<Buffer<T>>>,
+pub(super) struct Saved<E: Engine> {
+    /// The values that are read again; input and output where the engine stores them
+    /// otherwise than Candle does.
+    values: Vec<Option<E::Buffer>>,
     /// For each value that a max pooling wrote: where the maxima were.
-    indices: Vec<Option<Buffer<u32>>>,
-    /// Mean and (biased) variance of each normalisation, laid out like the running statistics.
-    pub moments: Buffer<T>,
-    /// 1/√(variance + ε), each in the place of the mean.
-    inv_std: Buffer<T>,
+    places: Vec<Option<E::Places>>,
+    pub moments: E::Moments,
+    weights: E::Weights,
 }
 
 /// Whether a forward pass will be differentiated.
@@ -63,99 +51,100 @@ pub(super) enum Activations {
     Free,
 }
 
-impl<T: Real> Run<'_, T> {
+impl<E: Engine> Run<'_, E> {
     /// The result, and what differentiating it needs. With [`Statistics::Fixed`] the
     /// moments are `running`; otherwise `running` is not read.
-    pub fn forward(&self, running: Option<&[T]>, activations: Activations) -> (Vec<T>, Saved<T>) {
-        self.memory.with_workspace(|ws| self.forward_with(running, activations, ws))
+    pub fn forward(
+        &self,
+        running: Option<E::Numbers<'_>>,
+        activations: Activations,
+    ) -> Result<(E::Output, Saved<E>)> {
+        self.engine.with_scratch(|scratch| self.forward_with(running, activations, scratch))
     }
 
     fn forward_with(
         &self,
-        running: Option<&[T]>,
+        running: Option<E::Numbers<'_>>,
         activations: Activations,
-        ws: &mut Workspace<T>,
-    ) -> (Vec<T>, Saved<T>) {
-        let p = self.precision;
+        scratch: &mut E::Scratch,
+    ) -> Result<(E::Output, Saved<E>)> {
+        let engine = self.engine;
         let n_values = self.plan.values.len();
-        let n_moments = self.plan.n_moments;
-        let mut values: Vec<Option<Buffer<T>>> = (0..n_values).map(|_| None).collect();
-        let mut indices: Vec<Option<Buffer<u32>>> = (0..n_values).map(|_| None).collect();
-        let mut moments = self.memory.buffers.take(n_moments);
-        let mut inv_std = self.memory.buffers.take(n_moments);
-        if let Some(running) = running {
-            moments.copy_from_slice(running);
-        }
+        let mut values: Vec<Option<E::Buffer>> = (0..n_values).map(|_| None).collect();
+        let mut places: Vec<Option<E::Places>> = (0..n_values).map(|_| None).collect();
+        let weights = engine.weights(E::reborrow(&self.theta), self.plan)?;
+        let theta = Theta::<E> { numbers: E::reborrow(&self.theta), weights: &weights };
+        let mut moments = match running {
+            Some(running) => engine.fixed_moments(running, self.plan)?,
+            None => engine.take_moments(self.plan)?,
+        };
+        values[0] = self.entered(&self.x)?;
 
         for (index, step) in self.plan.steps.iter().enumerate() {
             if self.waits(index, activations) {
                 continue;
             }
             let _watching = self.watch(step, Phase::Forward);
-            let mut y = self.buffer_for(step.output());
-            let value = |v: usize| match v {
-                0 => self.x,
-                _ => values[v].as_deref().expect("freed after its last reader only"),
+            let mut y = self.buffer_for(step.output())?;
+            let value = |v: usize| match &values[v] {
+                Some(buffer) => E::read(buffer),
+                None => self.outside(&self.x, v == 0),
             };
             match step {
-                Step::Conv { x, y: out, window, weight } => {
+                Step::Conv { x, y: out, window, weight, .. } => {
                     let shape = self.conv_shape(*x, *out, *window);
-                    let weight = self.weights(weight);
-                    conv2d_forward(p, &shape, value(*x), weight, &mut y, false, ws);
+                    let weight = theta.part(weight);
+                    engine.conv2d_forward(&shape, value(*x), weight, &mut y, false, scratch)?;
                 }
-                Step::Norm { x, residual, relu, gamma, beta, mean, variance, .. } => {
-                    let c = mean.len();
-                    let (mean_now, variance_now) = split_two(&mut moments, mean, variance);
+                Step::Norm { x, residual, relu, .. } => {
+                    let spans = step.norm_spans();
                     if self.statistics == Statistics::Batch {
-                        self::moments(value(*x), c, mean_now, variance_now, ws);
+                        engine.moments(value(*x), spans, &mut moments, scratch)?;
                     }
-                    let inv_std = &mut inv_std[mean.clone()];
-                    let mut folded = self.memory.buffers.take(2 * c);
-                    let (scale, shift) = folded.split_at_mut(c);
-                    let (gamma, beta) = (self.weights(gamma), self.weights(beta));
-                    for (inv_std, variance) in inv_std.iter_mut().zip(&*variance_now) {
-                        let s = 1.0 / (variance.to_f64() + BATCH_NORM_EPSILON).sqrt();
-                        *inv_std = T::from_f64(s);
-                    }
-                    let statistics = self.statistics;
-                    let norm = BatchNorm { mean: mean_now, inv_std, gamma, statistics };
-                    fold(&norm, beta, scale, shift);
+                    let norm = self.norm(spans, *relu, theta.reborrow(), &moments);
                     let residual = residual.map(value);
                     let waiting = index.checked_sub(1).filter(|&i| self.waits(i, activations));
                     match waiting.map(|i| &self.plan.steps[i]) {
-                        Some(Step::Conv { x, y: out, window, weight }) => {
+                        Some(Step::Conv { x, y: out, window, weight, .. }) => {
                             let shape = self.conv_shape(*x, *out, *window);
-                            let (x, weight) = (value(*x), self.weights(weight));
-                            let by = Normalisation { scale, shift, residual, relu: *relu };
-                            conv2d_forward_normalised(p, &shape, x, weight, &by, &mut y, ws);
+                            let (x, weight) = (value(*x), theta.part(weight));
+                            engine.conv2d_forward_normalised(
+                                &shape, x, weight, &norm, residual, &mut y, scratch,
+                            )?;
                         }
-                        _ => {
-                            batch_norm_forward(value(*x), c, scale, shift, residual, *relu, &mut y);
-                        }
+                        _ => engine.norm_forward(&norm, value(*x), residual, &mut y)?,
                     }
                 }
-                Step::Relu { x, .. } => relu(value(*x), &mut y),
-                Step::Add { a, b, .. } => add(value(*a), value(*b), &mut y),
+                Step::Relu { x, .. } => engine.relu(value(*x), &mut y)?,
+                Step::Add { a, b, .. } => engine.add(value(*a), value(*b), &mut y)?,
                 Step::MaxPool { x, window, .. } => {
-                    let mut places = self.memory.indices.take(y.len());
+                    let mut found = engine.take_places(self.len(step.output()))?;
                     let shape = self.pool_shape(*x, *window);
-                    max_pool2d_forward(&shape, value(*x), &mut y, &mut places);
+                    engine.max_pool2d_forward(&shape, value(*x), &mut y, &mut found)?;
                     if activations == Activations::Keep {
-                        indices[step.output()] = Some(places);
+                        places[step.output()] = Some(found);
                     }
                 }
                 Step::AvgPool { x, window, .. } => {
-                    avg_pool2d_forward(&self.pool_shape(*x, *window), value(*x), &mut y);
+                    engine.avg_pool2d_forward(&self.pool_shape(*x, *window), value(*x), &mut y)?;
                 }
                 Step::GlobalAvgPool { x, .. } => {
                     let (pixels, channels) = self.pixels_and_channels(*x);
-                    global_avg_pool_forward(pixels, channels, value(*x), &mut y);
+                    engine.global_avg_pool_forward(pixels, channels, value(*x), &mut y)?;
                 }
                 Step::Linear { x, y: out, weight, bias } => {
                     let shape = self.linear_shape(*x, *out);
-                    let bias = bias.as_ref().map(|span| self.weights(span));
-                    let weight = self.weights(weight);
-                    linear_forward(&shape, value(*x), weight, bias, &mut y, false, ws);
+                    let bias = bias.as_ref().map(|span| theta.part(span));
+                    let weight = theta.part(weight);
+                    engine.linear_forward(
+                        &shape,
+                        value(*x),
+                        weight,
+                        bias,
+                        &mut y,
+                        false,
+                        scratch,
+                    )?;
                 }
             }
             values[step.output()] = Some(y);
@@ -167,274 +156,277 @@ impl<T: Real> Run<'_, T> {
             }
         }
 
-        let output = values[self.plan.output].take();
-        let output = output.expect("the last step wrote it").into_vec();
-        (output, Saved { values, indices, moments, inv_std })
+        let output = self.plan.output;
+        let again = activations == Activations::Keep && self.plan.values[output].kept;
+        let result = values[output].take().expect("the last step wrote it");
+        let (result, kept) = engine.leave(result, again)?;
+        values[output] = kept;
+        Ok((result, Saved { values, places, moments, weights }))
     }
 
     /// The gradients of ⟨y, dy⟩, where `y` is the result: that in the parameters is written to
     /// `dtheta`, that in the input is returned; each only if it is asked for.
     pub fn backward(
         &self,
-        saved: &Saved<T>,
-        y: &[T],
-        dy: &[T],
-        dtheta: Option<&mut [T]>,
+        saved: &Saved<E>,
+        y: E::Numbers<'_>,
+        dy: E::Numbers<'_>,
+        dtheta: Option<E::NumbersMut<'_>>,
         x_wanted: bool,
-    ) -> Option<Vec<T>> {
-        self.memory.with_workspace(|ws| self.backward_with(saved, y, dy, dtheta, x_wanted, ws))
+    ) -> Result<Option<E::Output>> {
+        self.engine
+            .with_scratch(|scratch| self.backward_with(saved, y, dy, dtheta, x_wanted, scratch))
     }
 
     fn backward_with(
         &self,
-        saved: &Saved<T>,
-        y: &[T],
-        dy: &[T],
-        mut dtheta: Option<&mut [T]>,
+        saved: &Saved<E>,
+        y: E::Numbers<'_>,
+        dy: E::Numbers<'_>,
+        mut dtheta: Option<E::NumbersMut<'_>>,
         x_wanted: bool,
-        ws: &mut Workspace<T>,
-    ) -> Option<Vec<T>> {
-        let p = self.precision;
+        scratch: &mut E::Scratch,
+    ) -> Result<Option<E::Output>> {
+        let engine = self.engine;
+        let theta = Theta::<E> { numbers: E::reborrow(&self.theta), weights: &saved.weights };
         let theta_wanted = dtheta.is_some();
         let wanted: Vec<bool> = (self.plan.values.iter())
             .map(|v| x_wanted || theta_wanted && v.has_parameters)
             .collect();
-        let value = |v: usize| self.saved_value(saved, y, v);
-        let mut flows: Vec<Option<Buffer<T>>> = wanted.iter().map(|_| None).collect();
+        let value = |v: usize| self.saved_value(saved, &y, v);
+        let mut flows: Vec<Option<E::Buffer>> = wanted.iter().map(|_| None).collect();
+        let last = self.plan.output;
+        flows[last] = self.entered(&dy)?;
 
         for step in self.plan.steps.iter().rev() {
             let out = step.output();
             let mut flow = flows[out].take();
-            if flow.is_none() && out != self.plan.output {
+            if flow.is_none() && out != last {
                 continue; // Nothing before it is asked for.
             }
-            if matches!(step, Step::Norm { .. }) {
+            if matches!(step, Step::Norm { .. }) && flow.is_none() {
                 // What it computes takes the place of dy.
-                flow.get_or_insert_with(|| self.copy_of(dy));
+                flow = Some(engine.enter(E::reborrow(&dy))?);
             }
-            let dy = flow.as_deref().unwrap_or(dy);
+            let dy_now = match &flow {
+                Some(flow) => E::read(flow),
+                None => self.outside(&dy, out == last),
+            };
             let is_convolution = matches!(step, Step::Conv { .. });
             let _watching = (!is_convolution).then(|| self.watch(step, Phase::Backward));
             match step {
                 Step::Conv { x, window, weight, .. } => {
                     let shape = self.conv_shape(*x, out, *window);
-                    if let Some(theta) = dtheta.as_deref_mut() {
+                    if let Some(dtheta) = &mut dtheta {
                         let _watching = self.watch(step, Phase::BackwardWeight);
-                        let dw = &mut theta[weight.clone()];
-                        conv2d_backward_weight(p, &shape, value(*x), dy, dw, ws);
+                        let x = value(*x);
+                        engine
+                            .conv2d_backward_weight(&shape, x, dy_now, dtheta, weight, scratch)?;
                     }
                     if wanted[*x] {
                         let _watching = self.watch(step, Phase::BackwardData);
-                        let (dx, accumulate) = self.flow_into(&mut flows, *x);
-                        let weight = self.weights(weight);
-                        conv2d_backward_data(p, &shape, dy, weight, dx, accumulate, ws);
+                        let (dx, add) = self.flow_into(&mut flows, *x)?;
+                        let weight = theta.part(weight);
+                        engine.conv2d_backward_data(&shape, dy_now, weight, dx, add, scratch)?;
                     }
                 }
-                Step::Norm { x, residual, relu, gamma, beta, mean, .. } => {
-                    let norm = self.batch_norm(saved, mean, gamma);
-                    let c = mean.len();
-                    let mut spare = self.memory.buffers.take(2 * c);
-                    let mut folded = self.memory.buffers.take(2 * c);
-                    let (scale, shift) = folded.split_at_mut(c);
-                    let relu = match residual {
-                        _ if !relu => Relu::None,
-                        Some(_) => Relu::Output(value(out)),
-                        None => {
-                            fold(&norm, self.weights(beta), scale, shift);
-                            Relu::Input { scale, shift }
-                        }
-                    };
-                    let (dgamma, dbeta) = match dtheta.as_deref_mut() {
-                        Some(theta) => split_two(theta, gamma, beta),
-                        None => spare.split_at_mut(c),
-                    };
+                Step::Norm { x, residual, relu, .. } => {
+                    let norm =
+                        self.norm(step.norm_spans(), *relu, theta.reborrow(), &saved.moments);
+                    let y = residual.filter(|_| *relu).map(|_| value(out));
                     let mut dy = flow.take().expect("a copy, if nothing else");
                     let residual = residual.filter(|&r| wanted[r]);
-                    let mut dx = residual.map(|_| self.buffer_for(*x));
-                    let dx_now = dx.as_deref_mut();
-                    batch_norm_backward(&norm, value(*x), relu, &mut dy, dgamma, dbeta, dx_now, ws);
+                    let mut dx = residual.map(|_| self.buffer_for(*x)).transpose()?;
+                    let (x_now, dtheta) = (value(*x), dtheta.as_mut());
+                    engine.norm_backward(&norm, x_now, y, &mut dy, dx.as_mut(), dtheta, scratch)?;
                     let (dx, dr) = match dx {
                         Some(dx) => (dx, Some(dy)),
                         None => (dy, None),
                     };
                     if let Some((residual, dr)) = residual.zip(dr) {
-                        self.give(&mut flows, residual, dr);
+                        self.give(&mut flows, residual, dr)?;
                     }
                     if wanted[*x] {
-                        self.give(&mut flows, *x, dx);
+                        self.give(&mut flows, *x, dx)?;
                     }
                 }
                 Step::Relu { x, .. } => {
-                    let mut dx = self.buffer_for(*x);
-                    relu_backward(value(out), dy, &mut dx);
-                    self.give(&mut flows, *x, dx);
+                    let mut dx = self.buffer_for(*x)?;
+                    engine.relu_backward(value(out), dy_now, &mut dx)?;
+                    self.give(&mut flows, *x, dx)?;
                 }
                 Step::Add { a, b, .. } => {
                     for input in [*a, *b].into_iter().filter(|&v| wanted[v]) {
-                        self.give_copy(&mut flows, input, dy);
+                        self.give_copy(&mut flows, input, dy_now)?;
                     }
                 }
                 Step::MaxPool { x, window, .. } => {
-                    let mut dx = self.buffer_for(*x);
-                    let indices = saved.indices[out].as_ref().expect("kept by the forward pass");
-                    max_pool2d_backward(&self.pool_shape(*x, *window), dy, indices, &mut dx);
-                    self.give(&mut flows, *x, dx);
+                    let mut dx = self.buffer_for(*x)?;
+                    let places = saved.places[out].as_ref().expect("kept by the forward pass");
+                    let shape = self.pool_shape(*x, *window);
+                    engine.max_pool2d_backward(&shape, dy_now, places, &mut dx)?;
+                    self.give(&mut flows, *x, dx)?;
                 }
                 Step::AvgPool { x, window, .. } => {
-                    let mut dx = self.buffer_for(*x);
-                    avg_pool2d_backward(&self.pool_shape(*x, *window), dy, &mut dx);
-                    self.give(&mut flows, *x, dx);
+                    let mut dx = self.buffer_for(*x)?;
+                    engine.avg_pool2d_backward(&self.pool_shape(*x, *window), dy_now, &mut dx)?;
+                    self.give(&mut flows, *x, dx)?;
                 }
                 Step::GlobalAvgPool { x, .. } => {
-                    let mut dx = self.buffer_for(*x);
+                    let mut dx = self.buffer_for(*x)?;
                     let (pixels, channels) = self.pixels_and_channels(*x);
-                    global_avg_pool_backward(pixels, channels, dy, &mut dx);
-                    self.give(&mut flows, *x, dx);
+                    engine.global_avg_pool_backward(pixels, channels, dy_now, &mut dx)?;
+                    self.give(&mut flows, *x, dx)?;
                 }
                 Step::Linear { x, weight, bias, .. } => {
                     let shape = self.linear_shape(*x, out);
-                    let mut spare;
-                    let (dw, db) = match (dtheta.as_deref_mut(), bias) {
-                        (Some(theta), Some(bias)) => {
-                            let (dw, db) = split_two(theta, weight, bias);
-                            (dw, Some(db))
-                        }
-                        (Some(theta), None) => (&mut theta[weight.clone()], None),
-                        (None, _) => {
-                            spare = self.memory.buffers.take(weight.len());
-                            (&mut *spare, None)
-                        }
+                    let dtheta = dtheta.as_mut().map(|dtheta| LinearGradient {
+                        dtheta,
+                        weight,
+                        bias: bias.as_ref(),
+                    });
+                    let dx = match wanted[*x] {
+                        true => Some(self.flow_into(&mut flows, *x)?),
+                        false => None,
                     };
-                    let (dx, accumulate) = if wanted[*x] {
-                        let (dx, accumulate) = self.flow_into(&mut flows, *x);
-                        (Some(dx), accumulate)
-                    } else {
-                        (None, false)
-                    };
-                    let weight = self.weights(weight);
-                    linear_backward(&shape, value(*x), weight, dy, dx, accumulate, dw, db, ws);
+                    let (x, weight) = (value(*x), theta.part(weight));
+                    engine.linear_backward(&shape, x, weight, dy_now, dx, dtheta, scratch)?;
                 }
             }
         }
 
-        flows[0].take().filter(|_| x_wanted).map(Buffer::into_vec)
+        let dx = flows[0].take().filter(|_| x_wanted);
+        dx.map(|dx| engine.leave(dx, false).map(|(dx, _)| dx)).transpose()
     }
 
     /// The derivative of the result `y` along `x_dot` and `theta_dot`; `None` is zero.
     pub fn tangent(
         &self,
-        saved: &Saved<T>,
-        y: &[T],
-        x_dot: Option<&[T]>,
-        theta_dot: Option<&[T]>,
-    ) -> Vec<T> {
-        self.memory.with_workspace(|ws| self.tangent_with(saved, y, x_dot, theta_dot, ws))
+        saved: &Saved<E>,
+        y: E::Numbers<'_>,
+        x_dot: Option<E::Numbers<'_>>,
+        theta_dot: Option<E::Numbers<'_>>,
+    ) -> Result<E::Output> {
+        self.engine.with_scratch(|scratch| self.tangent_with(saved, y, x_dot, theta_dot, scratch))
     }
 
     fn tangent_with(
         &self,
-        saved: &Saved<T>,
-        y: &[T],
-        x_dot: Option<&[T]>,
-        theta_dot: Option<&[T]>,
-        ws: &mut Workspace<T>,
-    ) -> Vec<T> {
-        let value = |v: usize| self.saved_value(saved, y, v);
-        let p = self.precision;
-        let direction = |span: &Range<usize>| theta_dot.map(|theta_dot| &theta_dot[span.clone()]);
-        let mut dots: Vec<Option<Buffer<T>>> = self.plan.values.iter().map(|_| None).collect();
+        saved: &Saved<E>,
+        y: E::Numbers<'_>,
+        x_dot: Option<E::Numbers<'_>>,
+        theta_dot: Option<E::Numbers<'_>>,
+        scratch: &mut E::Scratch,
+    ) -> Result<E::Output> {
+        let engine = self.engine;
+        let theta = Theta::<E> { numbers: E::reborrow(&self.theta), weights: &saved.weights };
+        let weights_dot =
+            theta_dot.map(|dot| engine.weights(E::reborrow(&dot), self.plan)).transpose()?;
+        let theta_dot = (theta_dot.as_ref().zip(weights_dot.as_ref()))
+            .map(|(dot, weights)| Theta::<E> { numbers: E::reborrow(dot), weights });
+        let value = |v: usize| self.saved_value(saved, &y, v);
+        let mut dots: Vec<Option<E::Buffer>> = self.plan.values.iter().map(|_| None).collect();
+        if let Some(x_dot) = &x_dot {
+            dots[0] = self.entered(x_dot)?;
+        }
 
         for (index, step) in self.plan.steps.iter().enumerate() {
             let out = step.output();
-            let dot = |v: usize| match v {
-                0 => x_dot,
-                _ => dots[v].as_deref(),
+            let dot = |v: usize| match (&dots[v], &x_dot) {
+                (Some(dot), _) => Some(E::read(dot)),
+                (None, Some(x_dot)) if v == 0 => Some(self.outside(x_dot, true)),
+                _ => None,
             };
             let _watching = self.watch(step, Phase::Tangent);
-            let mut y_dot = self.buffer_for(out);
+            let mut y_dot = self.buffer_for(out)?;
             let is_zero = match step {
                 Step::Conv { x, window, weight, .. } => {
                     let shape = self.conv_shape(*x, out, *window);
                     let x_dot = dot(*x);
-                    let weight_dot = direction(weight);
                     if let Some(x_dot) = x_dot {
-                        let weight = self.weights(weight);
-                        conv2d_forward(p, &shape, x_dot, weight, &mut y_dot, false, ws);
+                        let weight = theta.part(weight);
+                        engine.conv2d_forward(&shape, x_dot, weight, &mut y_dot, false, scratch)?;
                     }
-                    if let Some(weight_dot) = weight_dot {
-                        let accumulate = x_dot.is_some();
-                        let x = value(*x);
-                        conv2d_forward(p, &shape, x, weight_dot, &mut y_dot, accumulate, ws);
+                    if let Some(theta_dot) = theta_dot {
+                        let (add, x, dot) = (x_dot.is_some(), value(*x), theta_dot.part(weight));
+                        engine.conv2d_forward(&shape, x, dot, &mut y_dot, add, scratch)?;
                     }
-                    x_dot.is_none() && weight_dot.is_none()
+                    x_dot.is_none() && theta_dot.is_none()
                 }
-                Step::Norm { x, residual, relu, gamma, beta, mean, .. } => {
-                    let (x_dot, residual_dot) = (dot(*x), residual.and_then(dot));
-                    let is_zero = x_dot.is_none() && residual_dot.is_none() && theta_dot.is_none();
+                Step::Norm { x, residual, relu, .. } => {
+                    let dots = NormDots {
+                        x: dot(*x),
+                        theta: theta_dot.as_ref().map(Theta::reborrow),
+                        residual: residual.and_then(dot),
+                    };
+                    let is_zero =
+                        dots.x.is_none() && dots.residual.is_none() && theta_dot.is_none();
                     if !is_zero {
-                        let norm = self.batch_norm(saved, mean, gamma);
+                        let norm =
+                            self.norm(step.norm_spans(), *relu, theta.reborrow(), &saved.moments);
                         let mask = relu.then(|| value(out));
-                        let no_x_dot = x_dot.is_none().then(|| self.zeros(value(*x).len()));
-                        let x_dot = x_dot.or(no_x_dot.as_deref()).expect("one of the two");
-                        let still = self.zeros(mean.len());
-                        batch_norm_tangent(
-                            &norm,
-                            value(*x),
-                            mask,
-                            x_dot,
-                            direction(gamma).unwrap_or(&still),
-                            direction(beta).unwrap_or(&still),
-                            residual_dot,
-                            &mut y_dot,
-                            ws,
-                        );
+                        engine.norm_tangent(&norm, value(*x), mask, dots, &mut y_dot, scratch)?;
                     }
                     is_zero
                 }
-                Step::Relu { x, .. } => {
-                    dot(*x).map(|x_dot| relu_backward(value(out), x_dot, &mut y_dot)).is_none()
-                }
+                Step::Relu { x, .. } => match dot(*x) {
+                    Some(x_dot) => {
+                        engine.relu_backward(value(out), x_dot, &mut y_dot)?;
+                        false
+                    }
+                    None => true,
+                },
                 Step::Add { a, b, .. } => match (dot(*a), dot(*b)) {
                     (Some(a_dot), Some(b_dot)) => {
-                        add(a_dot, b_dot, &mut y_dot);
+                        engine.add(a_dot, b_dot, &mut y_dot)?;
                         false
                     }
                     (Some(only), None) | (None, Some(only)) => {
-                        y_dot.copy_from_slice(only);
+                        engine.copy(only, &mut y_dot)?;
                         false
                     }
                     (None, None) => true,
                 },
-                Step::MaxPool { x, window, .. } => {
-                    let indices = saved.indices[out].as_ref().expect("kept by the forward pass");
-                    let shape = self.pool_shape(*x, *window);
-                    let run = |x_dot| max_pool2d_tangent(&shape, x_dot, indices, &mut y_dot);
-                    dot(*x).map(run).is_none()
-                }
-                Step::AvgPool { x, window, .. } => {
-                    let shape = self.pool_shape(*x, *window);
-                    dot(*x).map(|x_dot| avg_pool2d_forward(&shape, x_dot, &mut y_dot)).is_none()
-                }
-                Step::GlobalAvgPool { x, .. } => {
-                    let (pixels, channels) = self.pixels_and_channels(*x);
-                    let run = |x_dot| global_avg_pool_forward(pixels, channels, x_dot, &mut y_dot);
-                    dot(*x).map(run).is_none()
-                }
+                Step::MaxPool { x, window, .. } => match dot(*x) {
+                    Some(x_dot) => {
+                        let places = saved.places[out].as_ref().expect("kept by the forward pass");
+                        let shape = self.pool_shape(*x, *window);
+                        engine.max_pool2d_tangent(&shape, x_dot, places, &mut y_dot)?;
+                        false
+                    }
+                    None => true,
+                },
+                Step::AvgPool { x, window, .. } => match dot(*x) {
+                    Some(x_dot) => {
+                        let shape = self.pool_shape(*x, *window);
+                        engine.avg_pool2d_forward(&shape, x_dot, &mut y_dot)?;
+                        false
+                    }
+                    None => true,
+                },
+                Step::GlobalAvgPool { x, .. } => match dot(*x) {
+                    Some(x_dot) => {
+                        let (pixels, channels) = self.pixels_and_channels(*x);
+                        engine.global_avg_pool_forward(pixels, channels, x_dot, &mut y_dot)?;
+                        false
+                    }
+                    None => true,
+                },
                 Step::Linear { x, weight, bias, .. } => {
                     let shape = self.linear_shape(*x, out);
                     let x_dot = dot(*x);
-                    let weight_dot = direction(weight);
                     if let Some(x_dot) = x_dot {
-                        let weight = self.weights(weight);
-                        linear_forward(&shape, x_dot, weight, None, &mut y_dot, false, ws);
+                        let weight = theta.part(weight);
+                        engine.linear_forward(
+                            &shape, x_dot, weight, None, &mut y_dot, false, scratch,
+                        )?;
                     }
-                    if let Some(weight_dot) = weight_dot {
-                        let bias_dot = bias.as_ref().and_then(direction);
-                        let accumulate = x_dot.is_some();
-                        let x = value(*x);
-                        linear_forward(&shape, x, weight_dot, bias_dot, &mut y_dot, accumulate, ws);
+                    if let Some(theta_dot) = theta_dot {
+                        let bias = bias.as_ref().map(|span| theta_dot.part(span));
+                        let (add, x, dot) = (x_dot.is_some(), value(*x), theta_dot.part(weight));
+                        engine.linear_forward(&shape, x, dot, bias, &mut y_dot, add, scratch)?;
                     }
-                    x_dot.is_none() && weight_dot.is_none()
+                    x_dot.is_none() && theta_dot.is_none()
                 }
             };
             dots[out] = (!is_zero).then_some(y_dot);
@@ -442,8 +434,8 @@ impl<T: Real> Run<'_, T> {
         }
 
         match dots[self.plan.output].take() {
-            Some(y_dot) => y_dot.into_vec(),
-            None => vec![T::ZERO; y.len()],
+            Some(y_dot) => engine.leave(y_dot, false).map(|(y_dot, _)| y_dot),
+            None => engine.zeros(self.len(self.plan.output)),
         }
     }
 
@@ -464,84 +456,98 @@ impl<T: Real> Run<'_, T> {
     }
 
     /// A buffer of a value's size; the input's and the result's leave the network.
-    fn buffer_for(&self, value: usize) -> Buffer<T> {
-        let len = self.batch * self.shapes[value].len();
-        if value == 0 || value == self.plan.output {
-            Buffer::unpooled(len)
-        } else {
-            self.memory.buffers.take(len)
+    fn buffer_for(&self, value: usize) -> Result<E::Buffer> {
+        match value == 0 || value == self.plan.output {
+            true => self.engine.take_leaving(self.len(value)),
+            false => self.engine.take(self.len(value)),
         }
     }
 
-    fn zeros(&self, len: usize) -> Buffer<T> {
-        let mut buffer = self.memory.buffers.take(len);
-        buffer.fill(T::ZERO);
-        buffer
+    /// Numbers of a value, of the whole batch.
+    fn len(&self, value: usize) -> usize {
+        self.batch * self.shapes[value].len()
     }
 
-    fn weights(&self, span: &Range<usize>) -> &[T] {
-        &self.theta[span.clone()]
-    }
-
-    fn saved_value<'s>(&'s self, saved: &'s Saved<T>, y: &'s [T], value: usize) -> &'s [T] {
-        match &saved.values[value] {
-            Some(buffer) => buffer,
-            None if value == 0 => self.x,
-            None if value == self.plan.output => y,
-            None => unreachable!("the plan keeps every value that is read again"),
+    /// A copy of a tensor's numbers, where the engine stores activations otherwise.
+    fn entered(&self, numbers: &E::Numbers<'_>) -> Result<Option<E::Buffer>> {
+        match E::as_activation(numbers) {
+            Some(_) => Ok(None),
+            None => self.engine.enter(E::reborrow(numbers)).map(Some),
         }
     }
 
-    fn batch_norm<'s>(
+    /// A tensor's numbers that needed no copy.
+    fn outside<'n>(&self, numbers: &'n E::Numbers<'_>, is_outside: bool) -> E::Read<'n> {
+        assert!(is_outside, "the plan keeps every value that is read again");
+        E::as_activation(numbers).expect("else it was copied")
+    }
+
+    fn saved_value<'s>(
         &'s self,
-        saved: &'s Saved<T>,
-        mean: &Range<usize>,
-        gamma: &Range<usize>,
-    ) -> BatchNorm<'s, T> {
-        BatchNorm {
-            mean: &saved.moments[mean.clone()],
-            inv_std: &saved.inv_std[mean.clone()],
-            gamma: self.weights(gamma),
-            statistics: self.statistics,
+        saved: &'s Saved<E>,
+        y: &'s E::Numbers<'_>,
+        value: usize,
+    ) -> E::Read<'s> {
+        match &saved.values[value] {
+            Some(buffer) => E::read(buffer),
+            None if value == 0 => self.outside(&self.x, true),
+            None => self.outside(y, value == self.plan.output),
         }
+    }
+
+    fn norm<'n>(
+        &self,
+        spans: NormSpans<'n>,
+        relu: bool,
+        theta: Theta<'n, E>,
+        moments: &'n E::Moments,
+    ) -> Norm<'n, E> {
+        Norm { spans, theta, moments, statistics: self.statistics, relu }
     }
 
     /// Where a value's gradient is to be added (true) or written (false).
     fn flow_into<'f>(
         &self,
-        flows: &'f mut [Option<Buffer<T>>],
+        flows: &'f mut [Option<E::Buffer>],
         value: usize,
-    ) -> (&'f mut [T], bool) {
+    ) -> Result<(&'f mut E::Buffer, bool)> {
         let accumulate = flows[value].is_some();
-        let buffer = flows[value].get_or_insert_with(|| self.buffer_for(value));
-        (buffer, accumulate)
+        if !accumulate {
+            flows[value] = Some(self.buffer_for(value)?);
+        }
+        Ok((flows[value].as_mut().expect("filled above"), accumulate))
     }
 
     /// Adds an owned gradient to a value's.
-    fn give(&self, flows: &mut [Option<Buffer<T>>], value: usize, gradient: Buffer<T>) {
+    fn give(
+        &self,
+        flows: &mut [Option<E::Buffer>],
+        value: usize,
+        gradient: E::Buffer,
+    ) -> Result<()> {
         // The input's leaves the network, a buffer of the pool may not.
         if flows[value].is_some() || value == 0 {
-            self.give_copy(flows, value, &gradient);
-        } else {
-            flows[value] = Some(gradient);
+            return self.give_copy(flows, value, E::read(&gradient));
         }
+        flows[value] = Some(gradient);
+        Ok(())
     }
 
-    fn give_copy(&self, flows: &mut [Option<Buffer<T>>], value: usize, gradient: &[T]) {
+    fn give_copy(
+        &self,
+        flows: &mut [Option<E::Buffer>],
+        value: usize,
+        gradient: E::Read<'_>,
+    ) -> Result<()> {
         match &mut flows[value] {
-            Some(sum) => add_assign(sum, gradient),
+            Some(sum) => self.engine.add_assign(sum, gradient),
             empty => {
-                let mut buffer = self.buffer_for(value);
-                buffer.copy_from_slice(gradient);
+                let mut buffer = self.buffer_for(value)?;
+                self.engine.copy(gradient, &mut buffer)?;
                 *empty = Some(buffer);
+                Ok(())
             }
         }
-    }
-
-    fn copy_of(&self, numbers: &[T]) -> Buffer<T> {
-        let mut buffer = self.memory.buffers.take(numbers.len());
-        buffer.copy_from_slice(numbers);
-        buffer
     }
 
     fn conv_shape(&self, x: usize, y: usize, window: Window) -> ConvShape {
@@ -578,22 +584,4 @@ impl<T: Real> Run<'_, T> {
         let (height, width, channels) = self.shapes[x].image();
         (height * width, channels)
     }
-}
-
-/// `scale = γ s` and `shift = β − μ γ s`: what a normalisation multiplies by and adds.
-fn fold<T: Real>(norm: &BatchNorm<'_, T>, beta: &[T], scale: &mut [T], shift: &mut [T]) {
-    for i in 0..beta.len() {
-        scale[i] = norm.gamma[i] * norm.inv_std[i];
-        shift[i] = beta[i] - norm.mean[i] * scale[i];
-    }
-}
-
-/// The parts of `all` at `first` and at `second`, which lies behind it.
-fn split_two<'a, T>(
-    all: &'a mut [T],
-    first: &Range<usize>,
-    second: &Range<usize>,
-) -> (&'a mut [T], &'a mut [T]) {
-    let (head, tail) = all.split_at_mut(second.start);
-    (&mut head[first.clone()], &mut tail[..second.len()])
 }

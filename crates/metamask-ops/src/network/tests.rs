@@ -5,6 +5,7 @@ use metamask_random::{Key, Purpose};
 
 use super::{
     Conv2d, Network, NetworkBuilder, Node, Pool,
+    cpu::Cpu,
     op::{Evaluated, evaluate},
     run::Activations,
 };
@@ -20,16 +21,16 @@ const STEP: f64 = 1e-6;
 const TOLERANCE: f64 = 1e-7;
 
 /// A network at a point, with a direction to look back from.
-struct Case {
-    network: Network,
-    x: Var,
-    theta: Var,
-    running: Var,
+pub(super) struct Case {
+    pub network: Network,
+    pub x: Var,
+    pub theta: Var,
+    pub running: Var,
     /// The loss is ⟨y, u⟩.
-    u: Tensor,
+    pub u: Tensor,
 }
 
-fn values(shape: &[usize], seed: u64) -> Result<Tensor> {
+pub(super) fn values(shape: &[usize], seed: u64) -> Result<Tensor> {
     let mut stream = Key::new(seed, Purpose::Test).stream();
     let values: Vec<f64> =
         (0..shape.iter().product()).map(|_| 2.0 * stream.uniform_f64() - 1.0).collect();
@@ -48,9 +49,17 @@ impl Case {
         })
     }
 
-    fn evaluate(&self, stats: BatchStats) -> Result<Evaluated<f64>> {
+    fn evaluate(&self, stats: BatchStats) -> Result<Evaluated<Cpu<f64>>> {
         let (x, theta) = (self.x.as_tensor(), self.theta.as_tensor());
-        evaluate(&self.network.inner, x, theta, &self.running, stats, Activations::Keep)
+        evaluate(
+            &self.network.inner.cpu_f64,
+            &self.network.inner,
+            x,
+            theta,
+            &self.running,
+            stats,
+            Activations::Keep,
+        )
     }
 
     fn forward(&self, x: &Tensor, theta: &Tensor, stats: BatchStats) -> Result<Tensor> {
@@ -162,7 +171,7 @@ fn cases() -> Result<Vec<(&'static str, Case)>> {
     ])
 }
 
-fn for_each_case(check: impl Fn(&str, &Case, BatchStats) -> Result<()>) -> Result<()> {
+pub(super) fn for_each_case(check: impl Fn(&str, &Case, BatchStats) -> Result<()>) -> Result<()> {
     for (name, case) in &cases()? {
         for stats in [BatchAndUpdate, BatchOnly, Running] {
             check(&format!("{name}, {stats:?}"), case, stats)?;
@@ -173,7 +182,12 @@ fn for_each_case(check: impl Fn(&str, &Case, BatchStats) -> Result<()>) -> Resul
 
 /// Panics unless the largest difference is below `tolerance` of the largest value.
 #[track_caller]
-fn check_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) -> Result<()> {
+pub(super) fn check_close(
+    what: &str,
+    got: &Tensor,
+    expected: &Tensor,
+    tolerance: f64,
+) -> Result<()> {
     assert_eq!(got.dims(), expected.dims(), "{what}");
     if got.elem_count() == 0 {
         return Ok(());
@@ -476,7 +490,7 @@ fn buffers_do_not_grow_from_step_to_step() -> Result<()> {
     };
     step()?;
     step()?;
-    let buffers = &case.network.inner.memory_f64.buffers;
+    let buffers = &case.network.inner.cpu_f64.memory.buffers;
     let held = buffers.held();
     assert!(held > 0);
     for _ in 0..50 {

@@ -5,10 +5,10 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::engine::Engine;
 use super::plan::Step;
 use super::run::Run;
 use crate::ParameterEntry;
-use crate::kernels::Real;
 
 /// What a step of a network computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,7 +80,7 @@ impl Drop for Watching {
     }
 }
 
-impl<T: Real> Run<'_, T> {
+impl<E: Engine> Run<'_, E> {
     /// Tells the watcher that `step` begins, and when the result is dropped that it ended.
     pub fn watch(&self, step: &Step, phase: Phase) -> Watching {
         let Some(watcher) = self.watched.get() else { return Watching(None) };
@@ -115,7 +115,7 @@ impl<T: Real> Run<'_, T> {
             _ => products,
         };
         let values = len(step.output()) + step.inputs().map(len).sum::<u64>();
-        let bytes = values * size_of::<T>() as u64;
+        let bytes = values * size_of::<E::Scalar>() as u64;
         watcher.begin(&StepView { name, kind, phase, multiply_adds, bytes });
         Watching(Some(watcher))
     }

@@ -86,7 +86,7 @@ impl ConvShape {
         }
     }
 
-    fn check(&self, x: usize, w: usize, y: usize) {
+    pub(crate) fn check(&self, x: usize, w: usize, y: usize) {
         assert!(
             self.stride > 0
                 && self.in_h + 2 * self.padding >= self.kernel_h
