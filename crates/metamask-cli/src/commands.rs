@@ -5,11 +5,12 @@ use std::{
     process::ExitCode,
 };
 
+use candle_core::Device;
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, RunOptions,
     checkpoint::{Checkpoints, State},
     forecast::forecast,
-    init, load_data,
+    init, load_data, one_line,
     presets::{self, Preset},
     run_folder, shown,
 };
@@ -29,7 +30,7 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         print::to_stdout(&config.to_annotated_toml())?;
         return Ok(ExitCode::SUCCESS);
     }
-    check_device(&arguments.device)?;
+    let device = device(&arguments.device)?;
     set_threads(arguments.workers.threads)?;
     let default = || {
         let hash = config.short_hash();
@@ -46,7 +47,7 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         print::to_stderr(&message);
     }
     let (resume, dump_on_error) = (arguments.resume, arguments.dump_on_error);
-    let options = RunOptions { out, resume, places, dump_on_error };
+    let options = RunOptions { out, resume, places, dump_on_error, device };
     let signals = Signals::listen()?;
     let mut progress = Progress::with_signals(signals.clone());
     let outcome = metamask_train::pretrain(&config, &options, &mut progress);
@@ -112,15 +113,31 @@ pub(crate) fn read_config_file(path: &Path, overrides: &[String]) -> Result<Conf
     Config::read(&text, &shown(path), overrides)
 }
 
-fn check_device(device: &str) -> Result<(), Failure> {
-    if device == "cpu" {
-        return Ok(());
+/// The device of this name.
+fn device(name: &str) -> Result<Device, Failure> {
+    if name == "cpu" {
+        return Ok(Device::Cpu);
     }
-    let is_cuda = device.strip_prefix("cuda:").is_some_and(|index| index.parse::<u16>().is_ok());
-    let message = match is_cuda {
-        true => format!("`{device}`: this build computes on the CPU only, expected `cpu`"),
-        false => format!("`{device}`: unknown device, expected `cpu` or `cuda:N`"),
-    };
+    match name.strip_prefix("cuda:").map(str::parse::<u16>) {
+        Some(Ok(ordinal)) => gpu(name, ordinal),
+        _ => {
+            let message = format!("`{name}`: unknown device, expected `cpu` or `cuda:N`");
+            Err(Failure::new(Code::Device, message))
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(name: &str, ordinal: u16) -> Result<Device, Failure> {
+    metamask_ops::cuda_device(usize::from(ordinal)).map_err(|error| {
+        let message = format!("`{name}`: {}", one_line(&error.into()));
+        Failure::new(Code::Device, message).help("compute on the CPU with --device cpu")
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(name: &str, _: u16) -> Result<Device, Failure> {
+    let message = format!("`{name}`: this build computes on the CPU only, expected `cpu`");
     Err(Failure::new(Code::Device, message))
 }
 

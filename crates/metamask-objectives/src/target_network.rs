@@ -45,7 +45,12 @@ pub fn ema_update(
     check(target, online)?;
     let rule = Average { momentum };
     for (target, online) in target.iter().zip(online) {
-        target.tensor().inplace_op2(online.tensor(), &rule)?;
+        if target.tensor().device().is_cpu() {
+            target.tensor().inplace_op2(online.tensor(), &rule)?;
+            continue;
+        }
+        let (xi, theta) = (target.tensor().detach(), online.tensor().detach());
+        target.var.set(&((xi * momentum)? + (theta * (1.0 - momentum))?)?)?;
     }
     Ok(())
 }

@@ -132,9 +132,16 @@ impl Moments {
             step_size: learning_rate / (1.0 - libm::pow(beta1, t)),
             root_correction: (1.0 - libm::pow(beta2, t)).sqrt(),
         };
-        let moments = self.first.iter().zip(&self.second);
-        for ((x, gradient), (first, second)) in theta.iter().zip(gradients).zip(moments) {
-            for_dtype_of!(x, "adam", step(x, gradient, [first, second], rule))?;
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        let state = theta.iter().zip(gradients).zip(moments);
+        for (group, ((x, gradient), (first, second))) in groups.iter().zip(state) {
+            if x.device().is_cpu() {
+                for_dtype_of!(x, "adam", step(x, gradient, [first, second], rule))?;
+                continue;
+            }
+            let moved;
+            (moved, [*first, *second]) = rule.expression(x, gradient, [first, second])?;
+            group.var.set(&moved)?;
         }
         Ok(())
     }
@@ -164,6 +171,24 @@ struct Rule {
     step_size: f64,
     /// √(1 − β₂ᵗ)
     root_correction: f64,
+}
+
+impl Rule {
+    /// θ and the moments after the step, as tensors, for devices other than the CPU.
+    fn expression(
+        self,
+        x: &Tensor,
+        gradient: &Tensor,
+        [first, second]: [&Tensor; 2],
+    ) -> Result<(Tensor, [Tensor; 2])> {
+        let x = (x * self.decay.kept)?;
+        let g = (gradient + (&x * self.decay.l2)?)?;
+        let first = (first + ((&g - first)? * (1.0 - self.beta1))?)?;
+        let second = ((second * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
+        let root = ((second.sqrt()? / self.root_correction)? + self.epsilon)?;
+        let moved = (x - ((&first * self.step_size)? / root)?)?;
+        Ok((moved, [first, second]))
+    }
 }
 
 fn step<T: Real>(x: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], rule: Rule) -> Result<()> {

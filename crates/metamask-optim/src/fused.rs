@@ -2,8 +2,8 @@
 //! would take several and a temporary for each.
 //!
 //! Work is split into chunks of a fixed size, and sums are taken over chunks in
-//! order: results do not depend on the number of threads. CPU only. The rules
-//! themselves stand with their optimisers.
+//! order: results do not depend on the number of threads. On other devices the
+//! rules are expressions of tensors; they stand with their optimisers.
 
 use std::{cell::Cell, marker::PhantomData};
 
@@ -143,6 +143,9 @@ pub fn mapped<T: Real>(
 
 /// x + scale · direction.
 pub fn moved(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return x.detach() + (direction.detach() * scale)?;
+    }
     fn run<T: WithDType>(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
         let scale = T::from_f64(scale);
         let values: Vec<T> = with_numbers(x, |x: &[T]| {
@@ -162,6 +165,9 @@ pub fn moved(x: &Tensor, scale: f64, direction: &Tensor) -> Result<Tensor> {
 
 /// Σ xᵢ², summed in f64.
 pub fn squared_norm(x: &Tensor) -> Result<f64> {
+    if !x.device().is_cpu() {
+        return x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar();
+    }
     match x.dtype() {
         DType::F32 => with_numbers(x, |x: &[f32]| Ok(squared_norm_of(x))),
         DType::F64 => with_numbers(x, |x: &[f64]| Ok(squared_norm_of(x))),

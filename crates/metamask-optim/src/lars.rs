@@ -96,9 +96,16 @@ impl Lars {
         learning_rate: f64,
     ) -> Result<()> {
         let theta = checked("lars", groups, gradients, &self.velocity)?;
-        let tensors = theta.iter().zip(gradients).zip(&self.velocity);
+        let tensors = theta.iter().zip(gradients).zip(&mut self.velocity);
         for (group, ((x, gradient), velocity)) in groups.iter().zip(tensors) {
             let (config, entries) = (&self.config, &group.entries);
+            if !x.device().is_cpu() {
+                let moved;
+                (moved, *velocity) =
+                    config.expression(entries, [x, gradient, velocity], learning_rate)?;
+                group.var.set(&moved)?;
+                continue;
+            }
             for_dtype_of!(x, "lars", step(x, gradient, velocity, entries, config, learning_rate))?;
         }
         Ok(())
@@ -156,6 +163,55 @@ impl LarsConfig {
             LarsClipping::LearningRate => (rate / learning_rate).min(1.0),
         };
         (rate, self.weight_decay)
+    }
+}
+
+impl LarsConfig {
+    /// p and V of a whole group after the step, as tensors, for devices other than the CPU: nothing
+    /// waits for a norm.
+    fn expression(
+        &self,
+        entries: &[ParameterEntry],
+        [x, gradient, velocity]: [&Tensor; 3],
+        learning_rate: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        let flat = [x, gradient, velocity].map(Tensor::flatten_all);
+        let [x_flat, g_flat, v_flat] = flat;
+        let (x_flat, g_flat, v_flat) = (x_flat?, g_flat?, v_flat?);
+        let (mut moved, mut velocities) = (Vec::new(), Vec::new());
+        for ParameterEntry { span, kind, .. } in entries {
+            let part = |t: &Tensor| t.narrow(0, span.start, span.len());
+            let (p, g, v) = (part(&x_flat)?, part(&g_flat)?, part(&v_flat)?);
+            let d = match self.exclude_biases_and_norms && is_bias_or_norm(*kind) {
+                true => g,
+                false => self.adapted(&p, &g, learning_rate)?,
+            };
+            let v = ((v * self.momentum)? + &d)?;
+            let direction = match self.nesterov {
+                true => (d + (&v * self.momentum)?)?,
+                false => v.clone(),
+            };
+            moved.push((p - (direction * learning_rate)?)?);
+            velocities.push(v);
+        }
+        let whole = |parts: &[Tensor]| Tensor::cat(parts, 0)?.reshape(x.shape());
+        Ok((whole(&moved)?, whole(&velocities)?))
+    }
+
+    /// s (g + ω p), or g where a norm is 0.
+    fn adapted(&self, p: &Tensor, g: &Tensor, learning_rate: f64) -> Result<Tensor> {
+        let norm = |t: &Tensor| t.sqr()?.sum_keepdim(0)?.sqrt();
+        let (p_norm, g_norm) = (norm(p)?, norm(g)?);
+        let below = ((&g_norm + (&p_norm * self.weight_decay)?)? + self.epsilon)?;
+        let rate = ((&p_norm * self.trust_coefficient)? / below)?;
+        let rate = match self.clipping {
+            LarsClipping::None => rate,
+            LarsClipping::LearningRate => (rate / learning_rate)?.minimum(1.0)?,
+        };
+        let both = (p_norm * g_norm)?.gt(0.0)?;
+        let rate = both.where_cond(&rate, &rate.ones_like()?)?;
+        let decay = both.to_dtype(p.dtype())?.affine(self.weight_decay, 0.0)?;
+        (g + p.broadcast_mul(&decay)?)?.broadcast_mul(&rate)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum and weight decay, as PyTorch has
 //! it, and the same step as a pure function (the virtual step).
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, Var, bail};
 use metamask_ops::ParameterGroup;
 
 use crate::fused::{Real, for_dtype_of, mapped, update_one_state, with_one_state};
@@ -67,8 +67,15 @@ impl Sgd {
         learning_rate: f64,
     ) -> Result<()> {
         let theta = checked("sgd", groups, gradients, &self.velocity)?;
-        for ((x, gradient), velocity) in theta.iter().zip(gradients).zip(&self.velocity) {
-            for_dtype_of!(x, "sgd", step(x, gradient, velocity, self.rule, learning_rate))?;
+        let state = theta.iter().zip(gradients).zip(&mut self.velocity);
+        for (group, ((x, gradient), velocity)) in groups.iter().zip(state) {
+            if x.device().is_cpu() {
+                for_dtype_of!(x, "sgd", step(x, gradient, velocity, self.rule, learning_rate))?;
+                continue;
+            }
+            let direction;
+            (*velocity, direction) = self.rule.expression(velocity, gradient, x)?;
+            group.var.set(&(x - (direction * learning_rate)?)?)?;
         }
         Ok(())
     }
@@ -94,7 +101,16 @@ impl Sgd {
         check_shapes("virtual_step", "gradients", theta, gradients)?;
         check_shapes("virtual_step", "velocities", theta, velocity)?;
         let moved = |((x, g), v): ((&Tensor, &Tensor), &Tensor)| {
-            for_dtype_of!(x, "virtual_step", descended(x, g, v, self.rule, learning_rate))
+            if x.device().is_cpu() {
+                return for_dtype_of!(
+                    x,
+                    "virtual_step",
+                    descended(x, g, v, self.rule, learning_rate)
+                );
+            }
+            let (_, direction) = self.rule.expression(v, g, &x.detach())?;
+            let moved = (x.detach() - (direction * learning_rate)?)?;
+            Ok(Var::from_tensor(&moved)?.into_inner())
         };
         theta.iter().zip(gradients).zip(velocity).map(moved).collect()
     }
@@ -159,6 +175,22 @@ impl Rule {
             }
         }
     }
+
+    /// The same as tensors, for devices other than the CPU.
+    fn expression(
+        self,
+        velocity: &Tensor,
+        gradient: &Tensor,
+        x: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let decayed = (gradient + (x * self.weight_decay)?)?;
+        let velocity = ((velocity * self.momentum)? + &decayed)?;
+        let direction = match self.nesterov {
+            true => (decayed + (&velocity * self.momentum)?)?,
+            false => velocity.clone(),
+        };
+        Ok((velocity, direction))
+    }
 }
 
 fn step<T: Real>(
@@ -191,7 +223,7 @@ fn descended<T: Real>(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Var};
+    use candle_core::{DType, Device};
     use metamask_ops::ParameterKind;
 
     use super::*;

@@ -51,7 +51,7 @@ impl Fixture {
     }
 
     /// An encoder's flat group, then a head's groups of one parameter.
-    fn groups(&self, dtype: DType) -> Result<Vec<ParameterGroup>> {
+    fn groups(&self, dtype: DType, device: &Device) -> Result<Vec<ParameterGroup>> {
         let flat: &[(&str, &[usize], ParameterKind)] = &[
             ("conv.weight", &[2, 2, 3, 4], ParameterKind::Convolution),
             ("bn.weight", &[4], ParameterKind::NormScale),
@@ -65,7 +65,7 @@ impl Fixture {
             entries.push(ParameterEntry { name: name.into(), shape: shape.to_vec(), span, kind });
         }
         let length = entries.last().map_or(0, |entry| entry.span.end);
-        let var = |shape: &[usize]| Var::zeros(shape, dtype, &Device::Cpu);
+        let var = |shape: &[usize]| Var::zeros(shape, dtype, device);
         let groups = vec![
             ParameterGroup { var: var(&[length])?, entries },
             ParameterGroup::single("fc.weight", ParameterKind::Linear, var(&[5, 3])?),
@@ -73,7 +73,7 @@ impl Fixture {
         ];
         for group in &groups {
             let start = self.flat("start", group, None)?.to_dtype(dtype)?;
-            group.var.set(&start.reshape(group.var.shape())?)?;
+            group.var.set(&start.reshape(group.var.shape())?.to_device(device)?)?;
         }
         Ok(groups)
     }
@@ -86,7 +86,8 @@ impl Fixture {
     ) -> Result<()> {
         let gradient = |group: &ParameterGroup| {
             let gradient = self.flat("gradients", group, Some(step))?;
-            gradient.reshape(group.var.shape())?.to_dtype(group.var.dtype())
+            let gradient = gradient.reshape(group.var.shape())?.to_dtype(group.var.dtype())?;
+            gradient.to_device(group.var.device())
         };
         let gradients: Vec<Tensor> = groups.iter().map(gradient).collect::<Result<_>>()?;
         optimizer.step(groups, &gradients, self.numbers("rates")?[step])
@@ -120,18 +121,34 @@ fn cases() -> Vec<(&'static str, OptimizerConfig)> {
 }
 
 fn check_close(what: &str, got: &Tensor, expected: &Tensor, atol: f64) -> Result<()> {
-    let got = got.flatten_all()?.to_dtype(DType::F64)?;
+    let got = got.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F64)?;
     let largest = (got - expected)?.abs()?.max(0)?.to_scalar::<f64>()?;
     assert!(largest <= atol, "{what}: differs by {largest:e}, allowed {atol:e}");
     Ok(())
 }
 
+/// The CPU, and with the feature `cuda` a GPU where there is one.
+fn devices() -> Vec<Device> {
+    let devices = vec![Device::Cpu];
+    #[cfg(feature = "cuda")]
+    let devices = match metamask_ops::cuda_device(0) {
+        Ok(gpu) => vec![Device::Cpu, gpu],
+        Err(error) if std::env::var_os("METAMASK_GPU_EXPECTED").is_some() => panic!("{error}"),
+        Err(_) => devices,
+    };
+    devices
+}
+
 #[test]
 fn fifty_steps_over_several_groups_equal_the_references() -> Result<()> {
+    devices().iter().try_for_each(fifty_steps_equal_the_references)
+}
+
+fn fifty_steps_equal_the_references(device: &Device) -> Result<()> {
     let fixture = Fixture::load()?;
     for (name, config) in cases() {
         for (dtype, atol) in [(DType::F64, ATOL_F64), (DType::F32, ATOL_F32)] {
-            let groups = fixture.groups(dtype)?;
+            let groups = fixture.groups(dtype, device)?;
             let mut optimizer = Optimizer::new(&groups, &config)?;
             for step in 0..STEPS {
                 fixture.step(&mut optimizer, &groups, step)?;
@@ -167,7 +184,7 @@ fn going_on_from_a_kept_state_equals_going_on() -> Result<()> {
         groups.iter().map(flat).collect::<Result<Vec<_>>>()
     };
     for (name, config) in cases() {
-        let groups = fixture.groups(DType::F32)?;
+        let groups = fixture.groups(DType::F32, &Device::Cpu)?;
         let mut straight = Optimizer::new(&groups, &config)?;
         for step in 0..5 {
             fixture.step(&mut straight, &groups, step)?;
@@ -195,7 +212,7 @@ fn going_on_from_a_kept_state_equals_going_on() -> Result<()> {
 #[test]
 fn a_state_of_another_optimiser_or_shape_or_type_is_refused() -> Result<()> {
     let fixture = Fixture::load()?;
-    let groups = fixture.groups(DType::F32)?;
+    let groups = fixture.groups(DType::F32, &Device::Cpu)?;
     let new = |kind| Optimizer::new(&groups, &OptimizerConfig::new(kind));
     let mut sgd = new(OptimizerKind::Sgd)?;
     let error = sgd.set_state(&new(OptimizerKind::Adam)?.state()?).unwrap_err().to_string();
@@ -206,7 +223,7 @@ fn a_state_of_another_optimiser_or_shape_or_type_is_refused() -> Result<()> {
     let error = sgd.set_state(&state).unwrap_err().to_string();
     assert!(error.contains("velocity must have the parameters' shapes"), "{error}");
 
-    let groups = fixture.groups(DType::F64)?;
+    let groups = fixture.groups(DType::F64, &Device::Cpu)?;
     let other = Optimizer::new(&groups, &OptimizerConfig::new(OptimizerKind::Sgd))?.state()?;
     let error = sgd.set_state(&other).unwrap_err().to_string();
     assert!(error.contains("expected F32, got F64"), "{error}");
@@ -215,7 +232,7 @@ fn a_state_of_another_optimiser_or_shape_or_type_is_refused() -> Result<()> {
 
 #[test]
 fn settings_out_of_range_are_refused() -> Result<()> {
-    let groups = Fixture::load()?.groups(DType::F32)?;
+    let groups = Fixture::load()?.groups(DType::F32, &Device::Cpu)?;
     let check = |kind, change: &dyn Fn(&mut OptimizerConfig), expected: &str| {
         let mut config = OptimizerConfig::new(kind);
         change(&mut config);
@@ -233,7 +250,7 @@ fn settings_out_of_range_are_refused() -> Result<()> {
 
 #[test]
 fn only_sgd_is_one() -> Result<()> {
-    let groups = Fixture::load()?.groups(DType::F32)?;
+    let groups = Fixture::load()?.groups(DType::F32, &Device::Cpu)?;
     for (_, config) in cases() {
         let optimizer = Optimizer::new(&groups, &config)?;
         assert_eq!(optimizer.kind(), config.kind);

@@ -306,7 +306,7 @@ impl Start {
         if self == Self::Random {
             return Ok(Some(Learner::new(config, DType::F32)?));
         }
-        match init::start(config, DType::F32, places) {
+        match init::start(config, DType::F32, places, &Device::Cpu) {
             Ok((learner, _)) => Ok(Some(learner)),
             Err(error) => match error.downcast::<Failure>() {
                 Ok(failure) => {
@@ -479,7 +479,10 @@ pub fn features_of_images(
 /// f under the running statistics, apart from autograd.
 fn running(learner: &Learner) -> impl Fn(&Tensor) -> Result<Tensor> + '_ {
     let theta: Vec<Tensor> = learner.theta().encoder.iter().map(Tensor::detach).collect();
-    move |x| Ok(learner.encoder.forward(x, &theta, BatchStats::Running)?.detach())
+    move |x| {
+        let x = x.to_device(learner.device())?;
+        learner.encoder.forward(&x, &theta, BatchStats::Running)?.detach().to_device(&Device::Cpu)
+    }
 }
 
 /// h of two views of the first training images, drawn as in the epoch after the last, with the

@@ -208,7 +208,7 @@ impl Classifier {
         key: Key,
         dtype: DType,
     ) -> Result<Self> {
-        let encoder = seeded_encoder(config, dtype)?;
+        let encoder = seeded_encoder(config, dtype, &Device::Cpu)?;
         set_encoder(&*encoder, &encoder_to_named(start)?)?;
         let widths = MlpConfig {
             input: encoder.feature_dim(),
@@ -357,7 +357,7 @@ mod tests {
     /// A classifier of three classes in f64, with a mask.
     fn classifier() -> Result<(Classifier, Tensor)> {
         let config = config(&["augmentation.size=8", "encoder.width=2"]);
-        let start = seeded_encoder(&config, DType::F64)?;
+        let start = seeded_encoder(&config, DType::F64, &Device::Cpu)?;
         let mask = normal(&[start.feature_dim()], 1).abs()?;
         let key = key(0, Draw::Classifier);
         let classifier = Classifier::new(&config, (&*start, Some(&mask)), 3, key, DType::F64)?;

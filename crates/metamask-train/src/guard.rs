@@ -1,6 +1,6 @@
 //! Watches a run for collapse: embeddings that no longer tell images apart.
 
-use candle_core::Result;
+use candle_core::{Device, Result};
 use metamask_eval::{dead_dimensions, effective_rank};
 use serde::Serialize;
 
@@ -25,6 +25,7 @@ impl Dimensions {
             true => found.features.broadcast_mul(&learner.mask.values()?.detach())?,
             false => found.features.clone(), // the mask lies on the embedding
         };
+        let h = h.to_device(&Device::Cpu)?;
         Ok(Self {
             effective_rank: effective_rank(&h)?,
             dead_dimensions: dead_dimensions(&h, DEAD)?,

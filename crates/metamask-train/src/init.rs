@@ -89,7 +89,7 @@ pub fn resolve(config: &Config, places: &Places) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// A learner at its start, from the file that `encoder.init` names if it names one.
+/// A learner at its start on `device`, from the file that `encoder.init` names if it names one.
 ///
 /// # Errors
 /// If the file is not there, is another one than `encoder.init_sha256` says, is
@@ -98,10 +98,11 @@ pub fn start(
     config: &Config,
     dtype: DType,
     places: &Places,
+    device: &Device,
 ) -> anyhow::Result<(Learner, Option<InitReport>)> {
     let config::Encoder { init, init_sha256, init_allow, .. } = &config.encoder;
     if init.is_empty() {
-        return Ok((Learner::new(config, dtype)?, None));
+        return Ok((Learner::on(device, config, dtype)?, None));
     }
     let path = &*find(init, places)?;
     let bytes = read(path)?;
@@ -112,7 +113,7 @@ pub fn start(
             .help("put the run's own file back, or start another run")
             .into());
     }
-    let encoder = seeded_encoder(config, dtype)?;
+    let encoder = seeded_encoder(config, dtype, device)?;
     let tensors =
         load(&bytes, &*encoder, init_allow).map_err(|Refused { code, message, help }| {
             let failure = Failure::at(code, path, message);

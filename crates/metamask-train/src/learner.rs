@@ -54,22 +54,35 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// A learner at its seeded start, whatever `encoder.init` says: [`crate::init::start`]
-    /// looks at that.
+    /// A learner on the CPU at its seeded start, whatever `encoder.init` says:
+    /// [`crate::init::start`] looks at that.
     ///
     /// # Errors
     /// If the configuration asks for a network that cannot be.
     pub fn new(config: &Config, dtype: DType) -> Result<Self> {
-        Self::with_encoder(config, seeded_encoder(config, dtype)?, dtype)
+        Self::on(&Device::Cpu, config, dtype)
+    }
+
+    /// The same on any device. The start is the same numbers everywhere.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn on(device: &Device, config: &Config, dtype: DType) -> Result<Self> {
+        Self::with_encoder(config, seeded_encoder(config, dtype, device)?, dtype)
     }
 
     /// The same around an encoder of one's own, which may be anything that implements
-    /// [`Encoder`]; the settings of `[encoder]` are then not looked at.
+    /// [`Encoder`]; the settings of `[encoder]` are then not looked at. The rest goes to the
+    /// encoder's device.
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn with_encoder(config: &Config, encoder: Box<dyn Encoder>, dtype: DType) -> Result<Self> {
-        let (device, objective) = (Device::Cpu, config.objective);
+        let device = match encoder.parameters() {
+            [group, ..] => group.tensor().device().clone(),
+            [] => Device::Cpu,
+        };
+        let objective = config.objective;
         let key = Key::new(config.run.seed, Purpose::Initialisation);
         let dim = encoder.feature_dim();
         // Modules of one key would start with the same numbers.
@@ -175,19 +188,36 @@ impl Learner {
         })
     }
 
+    /// Where everything of it is.
+    pub fn device(&self) -> &Device {
+        self.mask.logits.device()
+    }
+
+    /// Views from the CPU where the learner is.
+    ///
+    /// # Errors
+    /// If they do not fit there.
+    pub fn take_views(&self, views: &[Tensor; 2]) -> Result<[Tensor; 2]> {
+        let [a, b] = views;
+        Ok([a.to_device(self.device())?, b.to_device(self.device())?])
+    }
+
     /// The mask that the network trains under.
     pub(crate) fn training_mask(&self) -> &DimensionMask {
         self.beside.as_ref().unwrap_or(&self.mask)
     }
 
-    /// m, `[D]` in f32, where there is a mask and it lies over the features.
+    /// m, `[D]` in f32 on the CPU, where there is a mask and it lies over the features.
     ///
     /// # Errors
     /// If the mask cannot be read.
     pub fn feature_mask(&self) -> Result<Option<Tensor>> {
         let on_features = self.experimental.place == MaskPlace::Representation;
         match self.meta.is_some() && on_features {
-            true => self.mask.values()?.detach().to_dtype(DType::F32).map(Some),
+            true => {
+                let m = self.mask.values()?.detach();
+                m.to_device(&Device::Cpu)?.to_dtype(DType::F32).map(Some)
+            }
             false => Ok(None),
         }
     }
@@ -266,9 +296,13 @@ pub struct Theta {
 }
 
 /// The encoder of a configuration at its seeded start.
-pub(crate) fn seeded_encoder(config: &Config, dtype: DType) -> Result<Box<dyn Encoder>> {
+pub(crate) fn seeded_encoder(
+    config: &Config,
+    dtype: DType,
+    device: &Device,
+) -> Result<Box<dyn Encoder>> {
     let key = Key::new(config.run.seed, Purpose::Initialisation);
-    encoder_config(config).build(key, dtype, &Device::Cpu)
+    encoder_config(config).build(key, dtype, device)
 }
 
 /// The encoder that a configuration asks for.

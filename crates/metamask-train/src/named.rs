@@ -48,8 +48,8 @@ impl Learner {
             }
             to_named(&mask.parameter_group(), mask.logits.as_tensor(), "", &mut departure)?;
             if let Some([a, b]) = &given.targets {
-                departure.insert("target_embeddings.a".to_owned(), a.copy()?);
-                departure.insert("target_embeddings.b".to_owned(), b.copy()?);
+                departure.insert("target_embeddings.a".to_owned(), on_cpu(a)?);
+                departure.insert("target_embeddings.b".to_owned(), on_cpu(b)?);
             }
             if let Some(queue) = &given.queue {
                 queue_to_named(queue, "", &mut departure)?;
@@ -99,7 +99,7 @@ impl Learner {
             group.var.set(&from_named(&group, &prefix, &checkpoint.model)?)?;
         }
         if self.queue.is_some() {
-            self.queue = Some(queue_from_named("", &checkpoint.model)?);
+            self.queue = Some(queue_from_named("", &checkpoint.model, self.mask.logits.device())?);
         }
         let prefixes: Vec<&str> = self.prefixes().collect();
         let optim = &checkpoint.optim;
@@ -141,13 +141,15 @@ impl Learner {
         let logits = from_named(&self.mask.parameter_group(), "", from)?;
         let targets = match self.target {
             Some(_) => {
-                let embeddings = |view| find(from, &format!("target_embeddings.{view}")).cloned();
+                let embeddings = |view| {
+                    find(from, &format!("target_embeddings.{view}"))?.to_device(self.device())
+                };
                 Some([embeddings("a")?, embeddings("b")?])
             }
             None => None,
         };
         let queue = match self.queue {
-            Some(_) => Some(queue_from_named("", from)?),
+            Some(_) => Some(queue_from_named("", from, self.device())?),
             None => None,
         };
         self.departure = Some(Departure {
@@ -262,15 +264,20 @@ fn state_from_named(
 }
 
 fn queue_to_named(queue: &SupportQueue, prefix: &str, into: &mut NamedTensors) -> Result<()> {
-    into.insert(format!("{prefix}queue.entries"), queue.entries().copy()?);
+    into.insert(format!("{prefix}queue.entries"), on_cpu(queue.entries())?);
     into.insert(format!("{prefix}queue.pointer"), count_to_tensor(queue.pointer() as u64)?);
     Ok(())
 }
 
-fn queue_from_named(prefix: &str, from: &NamedTensors) -> Result<SupportQueue> {
-    let entries = find(from, &format!("{prefix}queue.entries"))?.clone();
+fn queue_from_named(prefix: &str, from: &NamedTensors, device: &Device) -> Result<SupportQueue> {
+    let entries = find(from, &format!("{prefix}queue.entries"))?.to_device(device)?;
     let pointer = count_from_tensor(find(from, &format!("{prefix}queue.pointer"))?)?;
     SupportQueue::from_state(entries, pointer as usize)
+}
+
+/// A copy on the CPU.
+fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    tensor.detach().to_device(&Device::Cpu)?.copy()
 }
 
 fn count_to_tensor(count: u64) -> Result<Tensor> {
@@ -298,7 +305,7 @@ fn to_named(
     prefix: &str,
     into: &mut NamedTensors,
 ) -> Result<()> {
-    let flat = tensor.detach().flatten_all()?;
+    let flat = tensor.detach().flatten_all()?.to_device(&Device::Cpu)?;
     for ParameterEntry { name, shape, span, kind } in &group.entries {
         let part = flat.narrow(0, span.start, span.len())?.reshape(shape.as_slice())?;
         let part = match kind {
@@ -320,5 +327,6 @@ fn from_named(group: &ParameterGroup, prefix: &str, from: &NamedTensors) -> Resu
         }
     };
     let parts: Vec<Tensor> = group.entries.iter().map(part).collect::<Result<_>>()?;
-    Tensor::cat(&parts, 0)?.reshape(group.tensor().shape())
+    let whole = Tensor::cat(&parts, 0)?.reshape(group.tensor().shape())?;
+    whole.to_device(group.tensor().device())
 }

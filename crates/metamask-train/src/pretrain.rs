@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use metamask_data::{Dataset, LoadOptions, Places};
 use metamask_eval::{DimensionSpread, embedding_spread};
 use metamask_optim::MaskForm;
@@ -34,8 +34,9 @@ use crate::{
     views::{ViewStream, batch_of, recipe},
 };
 
-/// Where a run happens; nothing of it changes the result.
-#[derive(Clone, Debug, Default)]
+/// Where a run happens; nothing of it changes the result, but that each kind of device rounds in
+/// its own way.
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// The run's folder.
     pub out: PathBuf,
@@ -46,6 +47,20 @@ pub struct RunOptions {
     /// Whether a step that fails leaves a dump; each step then begins with a copy of
     /// the state.
     pub dump_on_error: bool,
+    /// Where it computes.
+    pub device: Device,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            out: PathBuf::new(),
+            resume: false,
+            places: Places::default(),
+            dump_on_error: false,
+            device: Device::Cpu,
+        }
+    }
 }
 
 /// How a run ended.
@@ -106,8 +121,8 @@ pub fn pretrain(
     let resumes = options.resume && run_folder::is_run(&options.out);
     let mut learner = match resumes {
         // A checkpoint needs no file to start from.
-        true => Learner::new(config, DType::F32)?,
-        false => started(config, &options.places, observer)?,
+        true => Learner::on(&options.device, config, DType::F32)?,
+        false => started(config, options, observer)?,
     };
     let like = learner.like_checkpoint(batch_size)?;
     check_free_disk(config, &data, &options.out, &like)?;
@@ -135,7 +150,7 @@ pub fn pretrain(
         restore(config, &data, &mut learner, &latest.checkpoint)?;
         state = latest.checkpoint.state;
     } else if resumes {
-        learner = started(config, &options.places, observer)?;
+        learner = started(config, options, observer)?;
     }
     if let Some(results) = finished(&folder, &state, config)? {
         return Ok(Outcome { results, was_finished: true });
@@ -238,7 +253,7 @@ pub fn restore(
     let last = ((step - 1) / steps_per_epoch, ((step - 1) % steps_per_epoch) as usize);
     let views = batch_of(&images, &recipe, config.run.seed, batch_size, last)?;
     let moment = Moment::of(config, step - 1, steps_per_epoch);
-    Ok(learner.restore_departure(checkpoint, views, &moment)?)
+    Ok(learner.restore_departure(checkpoint, learner.take_views(&views)?, &moment)?)
 }
 
 #[derive(Serialize)]
@@ -251,10 +266,10 @@ struct Line<'a, T> {
 /// A learner at its start, from a file if there is one.
 fn started(
     config: &Config,
-    places: &Places,
+    options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Learner> {
-    let (learner, report) = init::start(config, DType::F32, places)?;
+    let (learner, report) = init::start(config, DType::F32, &options.places, &options.device)?;
     if let Some(report) = report {
         observer.initialised(&report);
     }
@@ -310,7 +325,7 @@ fn train(
         let (start, first) = (Instant::now(), sums.steps);
         let mut last = None;
         for _ in first..steps_per_epoch {
-            let pair = views.next_batch()?;
+            let pair = learner.take_views(&views.next_batch()?)?;
             let moment = Moment::of(config, state.step, steps_per_epoch);
             let before = match options.dump_on_error {
                 true => Some(Before::of(learner, *state, &pair)?),
@@ -447,7 +462,7 @@ fn report(step: u64, epoch: u64, found: &Iteration) -> candle_core::Result<StepR
     };
     // What is not finite is found by name in a moment.
     let DimensionSpread { std, even } = match found.base_loss.is_finite() {
-        true => embedding_spread(&found.embeddings[0])?,
+        true => embedding_spread(&found.embeddings[0].to_device(&Device::Cpu)?)?,
         false => DimensionSpread { std: f64::NAN, even: f64::NAN },
     };
     Ok(StepReport {

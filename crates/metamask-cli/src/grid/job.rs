@@ -26,7 +26,7 @@ pub(super) fn job(arguments: &JobArguments) -> anyhow::Result<ExitCode> {
     signals.end_with_stdin();
     let places = data_places::of(arguments.data_dir.clone(), true)?;
     let (out, dump_on_error) = (arguments.out.clone(), false);
-    let options = RunOptions { out, resume: true, places, dump_on_error };
+    let options = RunOptions { out, resume: true, places, dump_on_error, ..RunOptions::default() };
     let mut progress = Progress::with_signals(signals.clone());
     let outcome = metamask_train::pretrain(&config, &options, &mut progress);
     progress.finish();
