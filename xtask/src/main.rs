@@ -10,6 +10,7 @@ mod bench;
 mod bench_meta;
 mod ci;
 mod confounder_study;
+mod cuda_toolchain;
 mod faults;
 mod fuzz;
 mod golden;
@@ -32,7 +33,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 11] = [
+const COMMANDS: [Command; 12] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -98,6 +99,12 @@ const COMMANDS: [Command; 11] = [
         about: "does the mask find the confounders? the runs and their tables",
         help: confounder_study::HELP,
         run: confounder_study::run,
+    },
+    Command {
+        name: "cuda-toolchain",
+        about: "a CUDA compiler where there is no GPU, and whether the feature builds",
+        help: cuda_toolchain::HELP,
+        run: cuda_toolchain::run,
     },
 ];
 
