@@ -213,6 +213,15 @@ unsafe extern "C" fn cuGetErrorString(status: Status, to: *mut *const c_char) ->
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, bytes: usize) -> Status {
+    if bytes == 0 {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller's place.
+    unsafe { cuMemAllocAsync(to, bytes, HANDLE) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAllocAsync(to: *mut u64, bytes: usize, _: Pointer) -> Status {
     match memory::allocate(bytes) {
         // SAFETY: the caller's place.
         Some(start) => unsafe { give(to, start) },
@@ -221,14 +230,8 @@ unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, bytes: usize) -> Status {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemAllocAsync(to: *mut u64, bytes: usize, _: Pointer) -> Status {
-    // SAFETY: the caller's place.
-    unsafe { cuMemAlloc_v2(to, bytes) }
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn cuMemFree_v2(start: u64) -> Status {
-    if memory::free(start) { SUCCESS } else { INVALID_VALUE }
+    if start == 0 || memory::free(start) { SUCCESS } else { INVALID_VALUE }
 }
 
 #[unsafe(no_mangle)]
