@@ -8,6 +8,7 @@ use metamask_data::Places;
 use crate::bench::BenchArguments;
 use crate::data_arguments::DataArguments;
 use crate::data_places;
+use crate::device::DeviceArgument;
 use crate::figure::FigureArguments;
 use crate::grid::GridArguments;
 use crate::inspect::{
@@ -113,9 +114,8 @@ pub(crate) struct PretrainArguments {
     /// state in every step
     #[arg(long)]
     pub dump_on_error: bool,
-    /// Where to compute
-    #[arg(long, value_name = "cpu|cuda:N", default_value = "cpu")]
-    pub device: String,
+    #[command(flatten)]
+    pub device: DeviceArgument,
     #[command(flatten)]
     pub workers: WorkersArguments,
     /// Print what the run will take (time, memory, disk, FLOPs), and stop: a few steps are
@@ -309,6 +309,8 @@ pub(crate) struct EmbedArguments {
     /// What happens at a file that is no image
     #[arg(long, value_name = "WORD", default_value = "fail")]
     pub bad_images: BadImagesWord,
+    #[command(flatten)]
+    pub device: DeviceArgument,
     #[command(flatten)]
     pub workers: WorkersArguments,
 }

@@ -5,12 +5,11 @@ use std::{
     process::ExitCode,
 };
 
-use candle_core::Device;
 use metamask_train::{
     Code, Config, Failure, Interrupted, Learner, RunOptions,
     checkpoint::{Checkpoints, State},
     forecast::forecast,
-    init, load_data, one_line,
+    init, load_data,
     presets::{self, Preset},
     run_folder, shown,
 };
@@ -30,7 +29,7 @@ pub(crate) fn pretrain(arguments: &PretrainArguments) -> anyhow::Result<ExitCode
         print::to_stdout(&config.to_annotated_toml())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let device = device(&arguments.device)?;
+    let device = arguments.device.open()?;
     set_threads(arguments.workers.threads)?;
     let default = || {
         let hash = config.short_hash();
@@ -111,34 +110,6 @@ pub(crate) fn read_config_file(path: &Path, overrides: &[String]) -> Result<Conf
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::at(Code::Config, path, "is no UTF-8 text, expected TOML"))?;
     Config::read(&text, &shown(path), overrides)
-}
-
-/// The device of this name.
-fn device(name: &str) -> Result<Device, Failure> {
-    if name == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    match name.strip_prefix("cuda:").map(str::parse::<u16>) {
-        Some(Ok(ordinal)) => gpu(name, ordinal),
-        _ => {
-            let message = format!("`{name}`: unknown device, expected `cpu` or `cuda:N`");
-            Err(Failure::new(Code::Device, message))
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn gpu(name: &str, ordinal: u16) -> Result<Device, Failure> {
-    metamask_ops::cuda_device(usize::from(ordinal)).map_err(|error| {
-        let message = format!("`{name}`: {}", one_line(&error.into()));
-        Failure::new(Code::Device, message).help("compute on the CPU with --device cpu")
-    })
-}
-
-#[cfg(not(feature = "cuda"))]
-fn gpu(name: &str, _: u16) -> Result<Device, Failure> {
-    let message = format!("`{name}`: this build computes on the CPU only, expected `cpu`");
-    Err(Failure::new(Code::Device, message))
 }
 
 pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {

@@ -23,7 +23,8 @@ pub(crate) fn run(arguments: &EmbedArguments) -> anyhow::Result<()> {
     let files = EmbeddingFiles::new(&arguments.out)?;
     let (config, config_sha256) = run_folder::read_config(run)?;
     let checkpoints = Checkpoints::to_inspect(run.join("checkpoints"), config_sha256)?;
-    let mut learner = Learner::new(&config, DType::F32)?;
+    let device = arguments.device.open()?;
+    let mut learner = Learner::on(&device, &config, DType::F32)?;
     let state = restore_latest(&checkpoints, (run, &config), &mut learner)?;
     let bad = match arguments.bad_images {
         BadImagesWord::Fail => BadImages::Fail,

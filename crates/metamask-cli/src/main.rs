@@ -14,6 +14,7 @@ mod data_arguments;
 mod data_places;
 mod data_preview;
 mod data_stats;
+mod device;
 mod doctor;
 mod dry_run;
 mod embed;

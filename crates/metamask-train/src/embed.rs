@@ -94,9 +94,9 @@ pub fn embed(
             }
         }
         if !views.is_empty() {
-            let views = to_tensor(views, (size, size), &Device::Cpu)?;
+            let views = to_tensor(views, (size, size), learner.device())?;
             let features = learner.encoder.forward(&views, &theta, BatchStats::Running)?;
-            parts.push(features.detach().to_dtype(DType::F32)?);
+            parts.push(features.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?);
         }
         done += files.len();
         progress(done, n_files);

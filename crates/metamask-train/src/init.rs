@@ -310,7 +310,7 @@ mod tests {
         for (name, stem) in [("cifar", Stem::Cifar), ("imagenet", Stem::ImageNet)] {
             let (fixture, folder) = (Fixture::of(name)?, tempfile::tempdir()?);
             let config = resolve(&fixture.config(stem, folder.path())?, &Places::default())?;
-            let (learner, report) = start(&config, DType::F32, &Places::default())?;
+            let (learner, report) = start(&config, DType::F32, &Places::default(), &Device::Cpu)?;
             let theta = learner.theta().encoder;
             let features = learner.encoder.forward(&fixture.images, &theta, BatchStats::Running)?;
             let number = |t: Tensor| t.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
@@ -354,7 +354,9 @@ mod tests {
             config.encoder.init_allow = allow.iter().map(|&name| name.to_owned()).collect();
             let places = Places::default();
             let config = resolve(&config, &places)?;
-            Ok::<_, anyhow::Error>(start(&config, DType::F32, &places)?.1.expect("a report"))
+            Ok::<_, anyhow::Error>(
+                start(&config, DType::F32, &places, &Device::Cpu)?.1.expect("a report"),
+            )
         };
         let check = |edit: &dyn Fn(&mut NamedTensors), allow: &[&str], code: Code, words: &str| {
             let error = begin(edit, allow).map(|_| ()).expect_err(words);
@@ -406,7 +408,7 @@ mod tests {
         let code = |config: &Config| {
             let error = resolve(config, &places)
                 .map_err(anyhow::Error::from)
-                .and_then(|config| start(&config, DType::F32, &places))
+                .and_then(|config| start(&config, DType::F32, &places, &Device::Cpu))
                 .map(|_| ())
                 .expect_err("refused");
             error.downcast::<Failure>().expect("a failure").code

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use candle_core::Device;
 use metamask_train::Config;
 use serde_json::{Value, json};
 
@@ -84,7 +85,7 @@ pub(super) fn run(config: &Config, machine: &str, common: &Common) -> anyhow::Re
             }
             let mut config = config.clone();
             (axis.set)(&mut config, value);
-            let taken = measure(&config, STEPS, None)?;
+            let taken = measure(&config, STEPS, None, &Device::Cpu)?;
             spinner.advance();
             lines.push((value, taken.median_ms, taken.views_per_second));
         }

@@ -2,12 +2,12 @@
 
 use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use metamask_data::{Images, Unlabelled};
 use metamask_random::{Key, Purpose};
 use metamask_train::{
-    Config, Learner, Moment,
+    Code, Config, Failure, Learner, Moment,
     algorithm::iteration,
     config::MaskMode,
     expect_new, machine, shown,
@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::profile::{Profile, Sum, percent};
 use super::{Common, Settings, grouped, growth, machine, median, milliseconds, peak};
+use crate::device::DeviceArgument;
 use crate::print;
 
 #[derive(Args, Debug)]
@@ -27,6 +28,7 @@ Examples:
   metamask bench step --set encoder.width=64 --profile
   metamask bench step --preset cifar10-simclr-metamask-authors --trace step.json
   metamask bench step --growth
+  metamask bench step --device cuda:0 --set engine.precision=bf16 --set training.batch_size=512
 
 Times a whole iteration: views, both passes, the heads, the mask's step, the optimisers;
 on random images of the size that the settings train on, with weights at random. GFLOP/s
@@ -50,18 +52,25 @@ pub(super) struct BenchStepArguments {
     #[arg(long, conflicts_with_all = ["profile", "trace"])]
     growth: bool,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     common: Common,
 }
 
 pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
     let config = arguments.settings.config()?;
     expect_new(arguments.trace.as_deref())?;
+    let device = arguments.device.open()?;
+    if !device.is_cpu() {
+        return on_gpu(arguments, &config, &device);
+    }
     let machine = machine(&arguments.common)?;
     if arguments.growth {
         return growth::run(&config, &machine, &arguments.common);
     }
     let profile = Arc::new(Profile::new());
-    let taken = measure(&config, usize::from(arguments.steps), Some(&profile))?;
+    let steps = usize::from(arguments.steps);
+    let taken = measure(&config, steps, Some(&profile), &device)?;
     let peaks = (peak::gflops(config.engine.precision.into()), peak::copied_gigabytes());
     let totals = profile.totals();
     if let Some(path) = &arguments.trace {
@@ -96,6 +105,43 @@ pub(super) fn run(arguments: &BenchStepArguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.trace {
         let _ = writeln!(text, "\ntrace: {}", shown(path));
     }
+    print::to_stdout(&text)
+}
+
+/// The same of a GPU, which works while the program goes on: an iteration ends when its losses are
+/// back, but what a layer took is not to be seen from here.
+fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> anyhow::Result<()> {
+    if arguments.profile || arguments.trace.is_some() || arguments.growth {
+        let message =
+            "`--device`: a GPU's layers are not timed, expected no --profile, --trace or --growth";
+        return Err(Failure::new(Code::Usage, message).into());
+    }
+    let taken = measure(config, usize::from(arguments.steps), None, device)?;
+    if arguments.common.json {
+        let value = json!({
+            "settings": arguments.settings.preset,
+            "description": describe(config),
+            "steps": taken.steps,
+            "median_ms": taken.median_ms,
+            "min_ms": taken.min_ms,
+            "views_per_second": taken.views_per_second,
+            "waiting_ms": taken.waiting_ms,
+        });
+        return print::to_stdout(&format!("{value}\n"));
+    }
+    let mut text = format!("{}: {}\n", arguments.settings.preset, describe(config));
+    let _ = writeln!(
+        text,
+        "{} steps on random images, views made on the CPU\n\n\
+         step                         {:>8.1} ms   smallest {:.1}, {} views/s\n  \
+         waiting for views          {:>8.1} ms   {}",
+        taken.steps,
+        taken.median_ms,
+        taken.min_ms,
+        grouped(taken.views_per_second),
+        taken.waiting_ms,
+        percent(taken.waiting_ms / taken.mean_ms)
+    );
     print::to_stdout(&text)
 }
 
@@ -179,10 +225,11 @@ pub(super) fn measure(
     config: &Config,
     steps: usize,
     profile: Option<&Arc<Profile>>,
+    device: &Device,
 ) -> anyhow::Result<Taken> {
     let (batch, every) = (config.training.batch_size, config.meta.every);
     let turns = steps.div_ceil(every);
-    let mut learner = Learner::new(config, DType::F32)?;
+    let mut learner = Learner::on(device, config, DType::F32)?;
     let images = random_images(2 * batch, config.augmentation.size)?;
     let recipe = recipe(&config.augmentation)?;
     let epochs = 0..(((turns + 1) * every).div_ceil(2) as u64 + 1);
@@ -200,7 +247,7 @@ pub(super) fn measure(
         let mut ms = 0.0;
         for _ in 0..every {
             let start = Instant::now();
-            let pair: [Tensor; 2] = views.next_batch()?;
+            let pair: [Tensor; 2] = learner.take_views(&views.next_batch()?)?;
             let waited = milliseconds(start);
             iteration(&mut learner, &pair, &Moment::of(config, step, u64::MAX >> 32))?;
             ms += milliseconds(start);
@@ -250,7 +297,7 @@ mod tests {
     fn every_iteration_and_every_pass_of_the_encoder_is_seen() -> anyhow::Result<()> {
         let config = tiny(&["mask.mode=off"]);
         let profile = Arc::new(Profile::new());
-        let taken = measure(&config, 3, Some(&profile))?;
+        let taken = measure(&config, 3, Some(&profile), &Device::Cpu)?;
         assert_eq!(taken.steps, 3);
         // Forward, and twice as much backward but for the stem, whose input wants none.
         let totals = profile.totals();
@@ -265,7 +312,7 @@ mod tests {
     #[test]
     fn turns_of_the_mask_are_whole() -> anyhow::Result<()> {
         let config = tiny(&["mask.mode=on", "meta.every=2"]);
-        assert_eq!(measure(&config, 3, None)?.steps, 4);
+        assert_eq!(measure(&config, 3, None, &Device::Cpu)?.steps, 4);
         Ok(())
     }
 }
