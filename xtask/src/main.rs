@@ -9,7 +9,6 @@ mod arguments;
 mod bench;
 mod bench_meta;
 mod ci;
-mod confounder_study;
 mod cuda_toolchain;
 mod faults;
 mod fuzz;
@@ -18,6 +17,7 @@ mod peers;
 mod reproduce_figure;
 mod reproduce_table;
 mod shell;
+mod studies;
 mod test;
 mod tidy;
 
@@ -33,7 +33,7 @@ struct Command {
     run: fn(Arguments) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 12] = [
+const COMMANDS: [Command; 13] = [
     Command {
         name: "test",
         about: "build the command line and run every test with it",
@@ -97,8 +97,14 @@ const COMMANDS: [Command; 12] = [
     Command {
         name: "confounder-study",
         about: "does the mask find the confounders? the runs and their tables",
-        help: confounder_study::HELP,
-        run: confounder_study::run,
+        help: studies::CONFOUNDERS_HELP,
+        run: studies::run_confounders,
+    },
+    Command {
+        name: "claims",
+        about: "the runs behind docs/claims.md and docs/knobs.md, and their tables",
+        help: studies::CLAIMS_HELP,
+        run: studies::run_claims,
     },
     Command {
         name: "cuda-toolchain",

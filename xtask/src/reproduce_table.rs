@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::arguments::Arguments;
-use crate::{confounder_study, shell};
+use crate::{shell, studies};
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask reproduce-table [--budget smoke|short|paper] [--plan] [--check] [options]
@@ -100,7 +100,7 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 pub(crate) fn gate() -> anyhow::Result<()> {
     build()?;
     check_committed()?;
-    confounder_study::check_committed()?;
+    studies::check_committed()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let mut run = metamask()?;
     run.args(["grid", "run", GRID, "--budget", "smoke", "-j", &cores]);
