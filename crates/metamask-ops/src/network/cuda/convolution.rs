@@ -1,5 +1,5 @@
 //! Convolutions by cuDNN: NHWC, weights `[out, kh, kw, in]`, algorithms that give the same bits in
-//! every run.
+//! every run. f64, which cuDNN does not convolve over NHWC, is left to [`direct`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use cudarc::cudnn::{
 };
 use cudarc::driver::CudaSlice;
 
+use super::direct;
 use super::numbers::{Slice, Stored};
 use crate::Precision;
 use crate::kernels::ConvShape;
@@ -107,6 +108,9 @@ pub(super) fn forward<S: Stored>(
     accumulate: bool,
 ) -> Result<()> {
     s.check(x.len(), weight.len(), y.len());
+    if !S::HAS_CUDNN {
+        return direct::forward(device, s, x, weight, y, accumulate);
+    }
     let d = Descriptors::<S>::new(&handle(device)?, s, precision)?;
     let conv = ConvForward { conv: &d.convolution, x: &d.x, w: &d.weight, y: &d.y };
     let mut space = workspace(device, conv.get_workspace_size(FORWARD))?;
@@ -127,6 +131,9 @@ pub(super) fn backward_data<S: Stored>(
     accumulate: bool,
 ) -> Result<()> {
     s.check(dx.len(), weight.len(), dy.len());
+    if !S::HAS_CUDNN {
+        return direct::backward_data(device, s, dy, weight, dx, accumulate);
+    }
     let d = Descriptors::<S>::new(&handle(device)?, s, precision)?;
     let conv = ConvBackwardData { conv: &d.convolution, dx: &d.x, w: &d.weight, dy: &d.y };
     let mut space = workspace(device, conv.get_workspace_size(BACKWARD_DATA))?;
@@ -146,6 +153,9 @@ pub(super) fn backward_weight<S: Stored>(
     dw: &mut CudaSlice<S>,
 ) -> Result<()> {
     s.check(x.len(), dw.len(), dy.len());
+    if !S::HAS_CUDNN {
+        return direct::backward_weight(device, s, x, dy, dw);
+    }
     let d = Descriptors::<S>::new(&handle(device)?, s, precision)?;
     let conv = ConvBackwardFilter { conv: &d.convolution, x: &d.x, dw: &d.weight, dy: &d.y };
     let mut space = workspace(device, conv.get_workspace_size(BACKWARD_WEIGHT))?;

@@ -19,6 +19,8 @@ pub(super) struct Module {
 }
 
 pub(super) const BATCH_NORM: Module = Module { name: "metamask_batch_norm", ptx: ptx::BATCH_NORM };
+pub(super) const CONVOLUTION: Module =
+    Module { name: "metamask_convolution", ptx: ptx::CONVOLUTION };
 pub(super) const ELEMENTWISE: Module =
     Module { name: "metamask_elementwise", ptx: ptx::ELEMENTWISE };
 pub(super) const POOL: Module = Module { name: "metamask_pool", ptx: ptx::POOL };

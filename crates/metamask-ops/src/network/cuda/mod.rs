@@ -10,6 +10,7 @@
 
 mod calls;
 mod convolution;
+mod direct;
 mod launch;
 mod numbers;
 

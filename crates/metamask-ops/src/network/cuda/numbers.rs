@@ -16,6 +16,9 @@ pub(in crate::network) trait Stored:
     /// What is computed with, and what statistics, parameters and gradients have.
     type Wide: Stored<Wide = Self::Wide>;
 
+    /// Whether cuDNN convolves images of it.
+    const HAS_CUDNN: bool;
+
     /// Behind a kernel's name.
     const SUFFIX: &str;
 
@@ -41,9 +44,11 @@ pub(in crate::network) trait Stored:
 }
 
 macro_rules! wide {
-    ($type:ty, $suffix:literal) => {
+    ($type:ty, $suffix:literal, $has_cudnn:literal) => {
         impl Stored for $type {
             type Wide = $type;
+
+            const HAS_CUDNN: bool = $has_cudnn;
 
             const SUFFIX: &str = $suffix;
 
@@ -71,11 +76,13 @@ macro_rules! wide {
     };
 }
 
-wide!(f32, "f32");
-wide!(f64, "f64");
+wide!(f32, "f32", true);
+wide!(f64, "f64", false);
 
 impl Stored for bf16 {
     type Wide = f32;
+
+    const HAS_CUDNN: bool = true;
 
     const SUFFIX: &str = "bf16";
 
