@@ -65,12 +65,14 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         }
     }
     if test {
-        let mut cargo = shell::cargo();
-        cargo.args(["test", "--features", "cuda"]);
-        cargo.args(TESTED.iter().flat_map(|package| ["--package", package]));
-        toolchain.enter(&mut cargo, &toolchain.quick_nvcc()?, "check");
-        cargo.env("LD_LIBRARY_PATH", toolchain.emulator()?).env("METAMASK_GPU_EXPECTED", "1");
-        shell::run(&mut cargo)?;
+        let emulator = toolchain.emulator()?;
+        for (package, tests) in TESTED {
+            let mut cargo = shell::cargo();
+            cargo.args(["test", "--features", "cuda", "--package", package]).args(tests);
+            toolchain.enter(&mut cargo, &toolchain.quick_nvcc()?, "check");
+            cargo.env("LD_LIBRARY_PATH", &emulator).env("METAMASK_GPU_EXPECTED", "1");
+            shell::run(&mut cargo)?;
+        }
     }
     if build {
         let mut cargo = shell::cargo();
@@ -90,8 +92,13 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 const FEATURES: &str =
     "metamask-ops/cuda,metamask-optim/cuda,metamask-train/cuda,metamask-cli/cuda";
 
-/// The packages with tests that want a GPU.
-const TESTED: [&str; 3] = ["metamask-ops", "metamask-optim", "metamask-train"];
+/// The tests that run on a GPU where there is one.
+const TESTED: [(&str, &[&str]); 4] = [
+    ("metamask-ops", &["--test", "gpu"]),
+    ("metamask-ops", &["--lib", "a_gpu"]),
+    ("metamask-optim", &["--test", "optimisers"]),
+    ("metamask-train", &["--test", "gpu"]),
+];
 
 /// The names under which the emulator is looked for.
 const EMULATED: [&str; 4] = ["libcuda.so.1", "libcublas.so.13", "libcudnn.so.9", "libcurand.so.10"];
