@@ -14,6 +14,7 @@ mod class_distances;
 mod class_information;
 mod dimensions;
 mod eigenvalues;
+mod gradient_profile;
 mod holm;
 mod joint_variance;
 mod knn;
@@ -46,6 +47,9 @@ pub use class_information::{class_information, information_bins};
 pub use dimensions::{
     DimensionSpread, dead_dimensions, dimension_std, effective_rank, embedding_spread,
 };
+pub use gradient_profile::{
+    Alignment, GradientProfile, closed_half, gradient_profile, mean_profile,
+};
 pub use holm::holm;
 pub use joint_variance::{JointVarianceShare, joint_variance_share};
 pub use knn::{Knn, knn_predict, nearest};
@@ -68,6 +72,7 @@ pub use random_masks::{MaskDraw, RandomMasks, random_masks};
 pub use rank_correlation::{RankCorrelation, spearman, spearman_test};
 pub use rank_me::rank_me;
 pub use redundancy::{Redundancy, redundancy};
+pub use relevance::variance_shares;
 pub use risk_bounds::{Inequalities, RiskBounds, risk_bounds, scored_deviations};
 pub use spectrum::covariance_spectrum;
 pub use variance::{conditional_variance, variance_share, variance_share_by_chance};

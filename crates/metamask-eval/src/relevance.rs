@@ -9,7 +9,7 @@ use crate::{
     spearman_test, variance_share,
 };
 
-const PERMUTATIONS: u32 = 9999;
+pub(crate) const PERMUTATIONS: u32 = 9999;
 
 /// Shares of each dimension's variance.
 pub(crate) struct Relevance {
@@ -72,6 +72,24 @@ impl Relevance {
     }
 }
 
+/// What each dimension's variance is about, by name: `class_share` (η² of the class) and,
+/// where factors are known, `shared_nuisance_share` and `differing_nuisance_share` (R² of the
+/// factors that both views share, and of those that differ between them).
+///
+/// # Shapes
+/// `features`: `[n, dim]`, with n labels below the number of classes.
+/// # Errors
+/// If shapes, labels or factors do not fit, or a feature is not finite.
+pub fn variance_shares(
+    features: &Tensor,
+    labels: (&[u32], usize),
+    factors: &[NuisanceFactor],
+) -> Result<Vec<(&'static str, Vec<f64>)>> {
+    let mut measures = Relevance::of(features, labels, factors)?.measures();
+    measures.retain(|(name, _)| !name.contains(" - "));
+    Ok(measures)
+}
+
 /// How measures go with a scale over the dimensions. The i-th is tested under the key's epoch i.
 pub(crate) fn agreements(
     scale: &[f64],
@@ -87,7 +105,7 @@ pub(crate) fn agreements(
 }
 
 /// Which values are above the median.
-fn upper_half(values: &[f64]) -> Vec<bool> {
+pub(crate) fn upper_half(values: &[f64]) -> Vec<bool> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();
