@@ -34,6 +34,8 @@ pub enum Purpose {
     SupportQueue = 7,
     /// Which dimension of a mask is moved by which one's gradient, in a control.
     MaskShuffle = 8,
+    /// What gradients are measured on after training: batches, views, orders of a mask.
+    Gradients = 9,
 }
 
 /// Names one stream of random numbers.

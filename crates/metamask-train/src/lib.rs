@@ -22,6 +22,8 @@ mod failure;
 pub mod fine_tune;
 pub mod finite;
 pub mod forecast;
+pub mod gradient_report;
+pub mod gradients;
 pub mod grid;
 pub mod guard;
 pub mod init;

@@ -10,6 +10,7 @@ use metamask_objectives::{
     nearest_neighbour_nt_xent, nnclr_chance_level, nt_xent, nt_xent_chance_level,
 };
 use metamask_ops::{BatchStats, Differentiable, Dual};
+use metamask_optim::DimensionMask;
 
 use crate::{
     config::{MaskPlace, Method, Objective, Through},
@@ -43,26 +44,48 @@ impl Given {
 }
 
 impl Learner {
-    /// What the base loss takes as given on these views. BYOL's target sees the
-    /// mask as the online network does, behind the stop-gradient.
+    /// What the base loss takes as given on these views, under the mask that the network
+    /// trains under.
     ///
     /// # Errors
     /// If a shape or dtype does not fit.
     pub fn given(&self, views: &[Tensor; 2], beta: f64) -> Result<Given> {
-        let targets = match &self.target {
-            None => None,
-            Some(groups) => {
-                let xi: Vec<Tensor> = groups.iter().map(|group| group.tensor().detach()).collect();
-                let (xi_f, xi_g) = xi.split_at(self.encoder.parameters().len());
-                let m = self.training_mask().values()?.detach();
-                let embed = |x: &Tensor| -> Result<Tensor> {
-                    let h = self.encoder.forward(x, xi_f, BatchStats::BatchOnly)?;
-                    self.embedding(&h, xi_g, &m, BatchStats::BatchOnly)
-                };
-                Some([embed(&views[0])?, embed(&views[1])?])
+        let features = self.target_features(views)?;
+        self.given_under(self.training_mask(), features.as_ref(), beta)
+    }
+
+    /// The same under any mask. BYOL's target sees the mask as the online network does,
+    /// behind the stop-gradient; `features` are [`Self::target_features`].
+    pub(crate) fn given_under(
+        &self,
+        mask: &DimensionMask,
+        features: Option<&[Tensor; 2]>,
+        beta: f64,
+    ) -> Result<Given> {
+        let targets = match (&self.target, features) {
+            (Some(groups), Some([h_a, h_b])) => {
+                let xi_g: Vec<Tensor> = groups[self.encoder.parameters().len()..]
+                    .iter()
+                    .map(|group| group.tensor().detach())
+                    .collect();
+                let m = mask.values()?.detach();
+                let embed = |h: &Tensor| self.embedding(h, &xi_g, &m, BatchStats::BatchOnly);
+                Some([embed(h_a)?, embed(h_b)?])
             }
+            _ => None,
         };
         Ok(Given { targets, queue: self.queue.clone(), beta })
+    }
+
+    /// h of both views by BYOL's target, before the mask; none for the other methods.
+    pub(crate) fn target_features(&self, views: &[Tensor; 2]) -> Result<Option<[Tensor; 2]>> {
+        let Some(groups) = &self.target else { return Ok(None) };
+        let xi_f: Vec<Tensor> = groups[..self.encoder.parameters().len()]
+            .iter()
+            .map(|group| group.tensor().detach())
+            .collect();
+        let features = |x: &Tensor| self.encoder.forward(x, &xi_f, BatchStats::BatchOnly);
+        Ok(Some([features(&views[0])?, features(&views[1])?]))
     }
 
     /// z = g(m ⊙ h); with the mask on the embedding, m ⊙ g(h).
