@@ -15,6 +15,7 @@ mod dimensions_figure;
 mod drawing;
 mod duration;
 mod events;
+mod gradients_figure;
 mod grid_report;
 mod heat_map;
 mod intervals_figure;
@@ -42,6 +43,7 @@ pub use dimensions_figure::{DimensionsFigure, Fit, Relevance, Spectrum, dimensio
 pub use drawing::Drawing;
 pub use duration::duration;
 pub use events::tensorboard_events;
+pub use gradients_figure::{GradientRelevance, GradientsFigure, gradients_figure};
 pub use grid_report::{
     GAINS, GridColumn, GridLine, GridPart, GridReport, GridRuns, MASK_GAINS, grid_page,
 };
