@@ -16,6 +16,7 @@ mod export;
 mod faults;
 mod fine_tune;
 mod forecast;
+mod gradients;
 mod grid;
 mod help;
 mod hypergradient;

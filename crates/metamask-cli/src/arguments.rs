@@ -12,7 +12,8 @@ use crate::device::DeviceArgument;
 use crate::figure::FigureArguments;
 use crate::grid::GridArguments;
 use crate::inspect::{
-    InspectBoundsArguments, InspectDimensionsArguments, InspectNeighboursArguments,
+    InspectBoundsArguments, InspectDimensionsArguments, InspectGradientsArguments,
+    InspectNeighboursArguments,
 };
 use crate::report::ReportArguments;
 
@@ -246,6 +247,8 @@ hypergradient), from the same state and on the same batches, and changes nothing
     Hypergradient(InspectHypergradientArguments),
     /// What each dimension is about, and whether the mask goes with it
     Dimensions(InspectDimensionsArguments),
+    /// The losses' gradient by each dimension, with the mask and without
+    Gradients(InspectGradientsArguments),
     /// What theorem 5.1 promises for the run, term by term
     Bounds(InspectBoundsArguments),
     /// A picture of some images, each with its nearest neighbours

@@ -4,6 +4,8 @@ mod bounds;
 pub(crate) mod bounds_over_epochs;
 pub(crate) mod dimensions;
 mod dimensions_table;
+mod gradients;
+mod gradients_table;
 mod hypergradient;
 mod mask;
 pub(crate) mod neighbours;
@@ -22,6 +24,7 @@ use metamask_train::{
 
 pub(crate) use bounds::InspectBoundsArguments;
 pub(crate) use dimensions::InspectDimensionsArguments;
+pub(crate) use gradients::InspectGradientsArguments;
 pub(crate) use neighbours::InspectNeighboursArguments;
 
 use crate::{
@@ -35,6 +38,7 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
         InspectCommand::Mask(arguments) => mask::inspect(arguments),
         InspectCommand::Hypergradient(arguments) => hypergradient::inspect(arguments),
         InspectCommand::Dimensions(arguments) => dimensions::inspect(arguments),
+        InspectCommand::Gradients(arguments) => gradients::inspect(arguments),
         InspectCommand::Bounds(arguments) => bounds::inspect(arguments),
         InspectCommand::Neighbours(arguments) => neighbours::inspect(arguments),
     }
