@@ -24,7 +24,8 @@ Options:
   --test   then the tests of what runs on a GPU, on an emulated one (tests/emulator): kernels from
            their PTX, every access checked. It shows what is wrong, not what is slow
   --build  then the whole program, as `cargo build --release --features cuda` does with a
-           toolkit that is installed, into target/cuda/build
+           toolkit that is installed, into target/cuda/build; and whether it starts where
+           there is no library of NVIDIA's
 
 The compute capability is $CUDA_COMPUTE_CAP, 80 unless it is set: what is compiled for
 80 runs on every later GPU, too.
@@ -79,6 +80,8 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         cargo.args(["build", "--release", "--package", "metamask-cli", "--features", "cuda"]);
         toolchain.enter(&mut cargo, &toolchain.nvcc(), "build");
         shell::run(&mut cargo)?;
+        let program = toolchain.folder.join("build").join("release").join("metamask");
+        starts_without_nvidia(&program)?;
     }
     if !check && !test && !build {
         for (name, value) in toolchain.variables(&toolchain.nvcc()) {
@@ -217,6 +220,30 @@ impl Toolchain {
     }
 }
 
+/// Whether a program needs none of NVIDIA's libraries before it begins.
+fn starts_without_nvidia(program: &Path) -> anyhow::Result<()> {
+    let section = shell::output(shell::command("readelf").arg("--dynamic").arg(program))?;
+    let needed = needed_of_nvidia(&section);
+    anyhow::ensure!(
+        needed.is_empty(),
+        "{} does not start without {}: give the functions that it calls a namesake in \
+         crates/metamask-ops/src/cuda/libraries.rs",
+        program.display(),
+        needed.join(", ")
+    );
+    eprintln!("{} starts without a library of NVIDIA's", program.display());
+    Ok(())
+}
+
+/// Those of NVIDIA's libraries that a dynamic section, as `readelf` shows it, asks for.
+fn needed_of_nvidia(section: &str) -> Vec<&'static str> {
+    let needed = |soname: &str| {
+        let asked = format!("[{soname}]");
+        section.lines().any(|line| line.contains("(NEEDED)") && line.contains(&asked))
+    };
+    LIBRARIES.iter().map(|(_, soname)| *soname).filter(|soname| needed(soname)).collect()
+}
+
 /// `lib/python3.N/site-packages/nvidia/cu13` of a virtual environment.
 fn find_toolkit(venv: &Path) -> anyhow::Result<PathBuf> {
     let lib = venv.join("lib");
@@ -228,4 +255,18 @@ fn find_toolkit(venv: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     anyhow::bail!("{}: the wheels of {REQUIREMENTS} put no nvcc there", lib.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needed_of_nvidia;
+
+    #[test]
+    fn a_library_that_a_program_needs_is_found() {
+        let section = " 0x1 (NEEDED)  Shared library: [libc.so.6]\n\
+                       \x200x1 (NEEDED)  Shared library: [libcuda.so.1]\n\
+                       \x200xe (SONAME)  Library soname: [libcudnn.so.9]\n";
+        assert_eq!(needed_of_nvidia(section), ["libcuda.so.1"]);
+        assert!(needed_of_nvidia(" 0x1 (NEEDED)  Shared library: [libm.so.6]\n").is_empty());
+    }
 }
