@@ -164,9 +164,7 @@ impl LarsConfig {
         };
         (rate, self.weight_decay)
     }
-}
 
-impl LarsConfig {
     /// p and V of a whole group after the step, as tensors, for devices other than the CPU: nothing
     /// waits for a norm.
     fn expression(
@@ -175,13 +173,11 @@ impl LarsConfig {
         [x, gradient, velocity]: [&Tensor; 3],
         learning_rate: f64,
     ) -> Result<(Tensor, Tensor)> {
-        let flat = [x, gradient, velocity].map(Tensor::flatten_all);
-        let [x_flat, g_flat, v_flat] = flat;
-        let (x_flat, g_flat, v_flat) = (x_flat?, g_flat?, v_flat?);
+        let flat = (x.flatten_all()?, gradient.flatten_all()?, velocity.flatten_all()?);
         let (mut moved, mut velocities) = (Vec::new(), Vec::new());
         for ParameterEntry { span, kind, .. } in entries {
             let part = |t: &Tensor| t.narrow(0, span.start, span.len());
-            let (p, g, v) = (part(&x_flat)?, part(&g_flat)?, part(&v_flat)?);
+            let (p, g, v) = (part(&flat.0)?, part(&flat.1)?, part(&flat.2)?);
             let d = match self.exclude_biases_and_norms && is_bias_or_norm(*kind) {
                 true => g,
                 false => self.adapted(&p, &g, learning_rate)?,
