@@ -2,10 +2,9 @@
 //! every run. f64, which cuDNN does not convolve over NHWC, is left to [`direct`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::cuda_backend::{CudaDevice, WrapErr, cudarc};
+use candle_core::cuda_backend::{CudaDevice, DeviceId, cudarc};
 use candle_core::{Error, Result};
 use cudarc::cudnn::{
     ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnError,
@@ -27,19 +26,18 @@ const BACKWARD_WEIGHT: sys::cudnnConvolutionBwdFilterAlgo_t =
     sys::cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
 
 thread_local! {
-    // A handle of cuDNN must not be used by two threads.
-    static HANDLES: RefCell<BTreeMap<String, Arc<Cudnn>>> = const { RefCell::new(BTreeMap::new()) };
+    // A handle of cuDNN must not be used by two threads. A machine has a few devices.
+    static HANDLES: RefCell<Vec<(DeviceId, Arc<Cudnn>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The calling thread's handle for a device.
 fn handle(device: &CudaDevice) -> Result<Arc<Cudnn>> {
-    let key = format!("{:?}", device.id());
     HANDLES.with_borrow_mut(|handles| {
-        if let Some(handle) = handles.get(&key) {
+        if let Some((_, handle)) = handles.iter().find(|(id, _)| *id == device.id()) {
             return Ok(Arc::clone(handle));
         }
         let made = Cudnn::new(device.cuda_stream()).map_err(Error::wrap)?;
-        handles.insert(key, Arc::clone(&made));
+        handles.push((device.id(), Arc::clone(&made)));
         Ok(made)
     })
 }
@@ -89,13 +87,18 @@ fn scaling<S: Stored>(accumulate: bool) -> (S, S) {
     (S::from_f64(1.0), S::from_f64(if accumulate { 1.0 } else { 0.0 }))
 }
 
+/// Memory for cuDNN to work in, of no particular content.
 fn workspace(
     device: &CudaDevice,
     bytes: std::result::Result<usize, CudnnError>,
 ) -> Result<CudaSlice<u8>> {
     let bytes = bytes.map_err(Error::wrap)?;
     // An empty piece has no address.
-    device.cuda_stream().alloc_zeros::<u8>(bytes.max(1)).w()
+    // SAFETY: cuDNN reads of it only what it wrote.
+    #[allow(unsafe_code)]
+    unsafe {
+        device.alloc(bytes.max(1))
+    }
 }
 
 pub(super) fn forward<S: Stored>(

@@ -43,6 +43,22 @@ pub(in crate::network) trait Stored:
     ) -> std::result::Result<CudaSlice<Self::Wide>, CudaSlice<Self>>;
 }
 
+/// `Stored::multiply` of a type that cuBLAS knows.
+macro_rules! by_cublas {
+    () => {
+        unsafe fn multiply(
+            blas: &CudaBlas,
+            config: GemmConfig<Self>,
+            a: &CudaView<'_, Self>,
+            b: &CudaView<'_, Self>,
+            c: &mut CudaSlice<Self>,
+        ) -> Result<()> {
+            // SAFETY: the caller's.
+            unsafe { blas.gemm(config, a, b, c) }.w()
+        }
+    };
+}
+
 macro_rules! wide {
     ($type:ty, $suffix:literal, $has_cudnn:literal) => {
         impl Stored for $type {
@@ -52,16 +68,7 @@ macro_rules! wide {
 
             const SUFFIX: &str = $suffix;
 
-            unsafe fn multiply(
-                blas: &CudaBlas,
-                config: GemmConfig<Self>,
-                a: &CudaView<'_, Self>,
-                b: &CudaView<'_, Self>,
-                c: &mut CudaSlice<Self>,
-            ) -> Result<()> {
-                // SAFETY: the caller's.
-                unsafe { blas.gemm(config, a, b, c) }.w()
-            }
+            by_cublas!();
 
             fn as_stored(wide: Slice<'_, $type>) -> Option<Slice<'_, $type>> {
                 Some(wide)
@@ -86,16 +93,7 @@ impl Stored for bf16 {
 
     const SUFFIX: &str = "bf16";
 
-    unsafe fn multiply(
-        blas: &CudaBlas,
-        config: GemmConfig<Self>,
-        a: &CudaView<'_, Self>,
-        b: &CudaView<'_, Self>,
-        c: &mut CudaSlice<Self>,
-    ) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { blas.gemm(config, a, b, c) }.w()
-    }
+    by_cublas!();
 
     fn as_stored(_: Slice<'_, f32>) -> Option<Slice<'_, Self>> {
         None
