@@ -87,6 +87,15 @@ impl Strips {
     }
 }
 
+/// What an affine map is taken of.
+pub(super) enum Input<'a, S> {
+    /// Zeros.
+    None,
+    Slice(Slice<'a, S>),
+    /// A whole buffer, by its address, because it is a result as well.
+    Buffer(u64),
+}
+
 /// No address.
 pub(super) const NULL: u64 = 0;
 
@@ -116,10 +125,15 @@ impl<S: Stored> Cuda<S> {
         module.kernel(&self.device, name, S::Wide::SUFFIX)
     }
 
-    /// Numbers that a thread moves at once, given that runs of `run` lie at multiples of `run`.
-    pub(super) fn pack(run: usize) -> (usize, i32) {
+    /// Numbers that a thread moves at once, and whether these are the 16 bytes that one
+    /// instruction moves: runs of `run` must then be whole packs, and all of `slices` begin at one.
+    pub(super) fn pack(run: usize, slices: &[Option<Slice<'_, S>>]) -> (usize, i32) {
         let wide = 16 / size_of::<S>();
-        if run.is_multiple_of(wide) { (wide, 1) } else { (1, 0) }
+        let is_whole = |slice: &Slice<'_, S>| slice.start().is_multiple_of(wide);
+        match run.is_multiple_of(wide) && slices.iter().flatten().all(is_whole) {
+            true => (wide, 1),
+            false => (1, 0),
+        }
     }
 
     /// out = f(a, b), number by number; out may be a.
@@ -132,7 +146,7 @@ impl<S: Stored> Cuda<S> {
     ) -> Result<()> {
         let len = a.len();
         assert!(b.len() == len && out.len() >= len, "{name}: sizes must agree");
-        let (at_once, wide) = Self::pack(len);
+        let (at_once, wide) = Self::pack(len, &[Some(a), Some(b)]);
         let packs = (len / at_once) as i64;
         let kernel = self.kernel(ELEMENTWISE, name)?;
         let (a, b) = (a.view(), b.view());
@@ -214,7 +228,7 @@ impl<S: Stored> Cuda<S> {
         &self,
         norm: &Norm<'_, Self>,
         map: &CudaSlice<S::Wide>,
-        u: u64,
+        u: Input<'_, S>,
         x: Slice<'_, S>,
         y: Option<Slice<'_, S>>,
         (gate, gate_result): (Gate, bool),
@@ -222,7 +236,13 @@ impl<S: Stored> Cuda<S> {
         (out, open): (u64, u64),
     ) -> Result<()> {
         let channels = norm.spans.mean.len();
-        let (at_once, wide) = Self::pack(channels);
+        let (slice, u) = match u {
+            Input::None => (None, NULL),
+            Input::Slice(slice) => (Some(slice), slice.address()),
+            Input::Buffer(address) => (None, address),
+        };
+        // y is read number by number.
+        let (at_once, wide) = Self::pack(channels, &[slice, Some(x), residual]);
         let (packs, channels) = ((x.len() / at_once) as i64, int(channels)?);
         let at = NormViews::new(norm)?;
         let (x, y, residual) = (x.view(), y.map(|y| y.view()), residual.map(|r| r.view()));

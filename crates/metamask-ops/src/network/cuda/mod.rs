@@ -20,10 +20,10 @@ use std::ops::Range;
 use candle_core::cuda_backend::{CudaDevice, cudarc};
 use candle_core::{CudaStorage, Layout, Result, Storage, Tensor, bail, op::BackpropOp};
 use cudarc::cublas::sys::cublasOperation_t;
-use cudarc::driver::{CudaSlice, DevicePtr, PushKernelArg};
+use cudarc::driver::{CudaSlice, PushKernelArg};
 
 use self::calls::{
-    Gate, LANES, NULL, NormViews, PoolShape, STRIPES, Strips, address, int, optional,
+    Gate, Input, LANES, NULL, NormViews, PoolShape, STRIPES, Strips, address, int, optional,
 };
 use self::launch::{BATCH_NORM, ELEMENTWISE, POOL, blocks_of, over};
 use self::numbers::{Slice, Stored};
@@ -317,7 +317,7 @@ impl<S: Stored> Engine for Cuda<S> {
         y: &mut CudaSlice<S>,
     ) -> Result<()> {
         let channels = norm.spans.mean.len();
-        let (at_once, wide) = Self::pack(channels);
+        let (at_once, wide) = Self::pack(channels, &[Some(x), residual]);
         let (packs, channels) = ((x.len() / at_once) as i64, int(channels)?);
         let (at, relu) = (NormViews::new(norm)?, i32::from(norm.relu));
         let (x, residual) = (x.view(), residual.map(|r| r.view()));
@@ -354,7 +354,7 @@ impl<S: Stored> Engine for Cuda<S> {
             Some(dx) => (address(dx), dy),
             None => (dy, NULL),
         };
-        self.affine(norm, &map, dy, x, y, (gate, false), None, results)
+        self.affine(norm, &map, Input::Buffer(dy), x, y, (gate, false), None, results)
     }
 
     fn norm_tangent(
@@ -376,10 +376,7 @@ impl<S: Stored> Engine for Cuda<S> {
         let theta_dot = dots.theta.map(|theta| theta.numbers);
         let map = self.coefficients(norm, partial.as_ref(), &strips, theta_dot, None)?;
         let gate = if y.is_some() { Gate::Output } else { Gate::None };
-        let u = dots.x.map_or(NULL, |x_dot| {
-            let stream = self.device.cuda_stream();
-            x_dot.view().device_ptr(&stream).0
-        });
+        let u = dots.x.map_or(Input::None, Input::Slice);
         let results = (address(y_dot), NULL);
         self.affine(norm, &map, u, x, y, (gate, true), dots.residual, results)
     }

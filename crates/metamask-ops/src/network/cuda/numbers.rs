@@ -6,7 +6,7 @@ use candle_core::cuda_backend::{CudaDType, WrapErr, cudarc};
 use candle_core::{Result, WithDType, bail};
 use cudarc::cublas::{CudaBlas, Gemm, GemmConfig};
 use cudarc::cudnn::CudnnDataType;
-use cudarc::driver::{CudaSlice, CudaView, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, CudaView, DevicePtr, DeviceRepr, ValidAsZeroBits};
 use half::bf16;
 
 /// What activations are stored as.
@@ -136,6 +136,16 @@ impl<'a, T> Slice<'a, T> {
 
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Numbers of its memory before it.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Where it lies, for a kernel that reads it beside other names of the same memory.
+    pub fn address(&self) -> u64 {
+        self.view().device_ptr(self.memory.stream()).0
     }
 
     /// The numbers at `span` of these.
