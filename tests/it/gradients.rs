@@ -5,16 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::bad_input::assert_refused;
-use crate::support::{Metamask, Results};
-
-fn json(metamask: &Metamask, arguments: &[&str]) -> Value {
-    let printed = metamask.succeed(arguments).stdout;
-    serde_json::from_str(&printed).expect("one JSON object")
-}
-
-fn number(value: &Value, name: &str) -> f64 {
-    value[name].as_f64().unwrap_or_else(|| panic!("{name} of {value}"))
-}
+use crate::support::{Metamask, Results, json, number};
 
 #[test]
 fn gradients_are_measured_listed_and_drawn_once() {

@@ -246,6 +246,17 @@ pub(crate) fn skip(reason: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
+/// The one JSON object that a command prints.
+pub(crate) fn json(metamask: &Metamask, arguments: &[&str]) -> serde_json::Value {
+    let printed = metamask.succeed(arguments).stdout;
+    serde_json::from_str(&printed).expect("one JSON object")
+}
+
+/// A number of a JSON object.
+pub(crate) fn number(value: &serde_json::Value, name: &str) -> f64 {
+    value[name].as_f64().unwrap_or_else(|| panic!("{name} of {value}"))
+}
+
 /// The lines of `metrics.jsonl`.
 pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = String::from_utf8(read(&run.join("metrics.jsonl"))).expect("JSON is UTF-8");
