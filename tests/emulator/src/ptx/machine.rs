@@ -154,14 +154,13 @@ impl<'a, M: Memory> Block<'a, M> {
                     _ => None,
                 })
                 .collect();
-            for (lane, thread) in warp.iter_mut().enumerate() {
+            for thread in warp {
                 let State::AtShuffle { value, from, to, valid } = thread.state else { continue };
                 let taken = from.and_then(|from| brought.get(from).copied().flatten());
                 thread.registers[to as usize] = taken.unwrap_or(value);
                 if let Some(valid) = valid {
                     thread.registers[valid as usize] = u64::from(from.is_some());
                 }
-                debug_assert!(lane < WARP);
                 thread.state = State::Running;
             }
         }
