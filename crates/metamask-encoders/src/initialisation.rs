@@ -88,7 +88,8 @@ pub fn initial_running_statistics(
         }
     }
     let len = values.len();
-    Tensor::from_vec(values, len, device)?.to_dtype(dtype)
+    // There may be none, which a GPU does not convert.
+    Tensor::from_vec(values, len, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
 }
 
 /// `n` numbers uniform in (−b, b), b = 1 / √fan_in.
