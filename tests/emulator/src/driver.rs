@@ -105,7 +105,7 @@ refused! {
     cuOccupancyAvailableDynamicSMemPerBlock cuOccupancyMaxActiveBlocksPerMultiprocessor
     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize
     cuOccupancyMaxPotentialBlockSizeWithFlags cuStreamAttachMemAsync cuStreamBeginCapture_v2
-    cuStreamEndCapture cuDeviceSetMemPool cuFuncGetAttribute cuMemGetInfo_v2
+    cuStreamEndCapture cuDeviceSetMemPool cuFuncGetAttribute
 }
 
 #[unsafe(no_mangle)]
@@ -170,6 +170,15 @@ unsafe extern "C" fn cuDeviceGetUuid_v2(to: *mut [u8; 16], _: i32) -> Status {
 unsafe extern "C" fn cuDeviceTotalMem_v2(to: *mut usize, _: i32) -> Status {
     // SAFETY: the caller's place.
     unsafe { give(to, TOTAL_MEMORY) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
+    // SAFETY: the caller's places.
+    unsafe {
+        give(free, TOTAL_MEMORY);
+        give(total, TOTAL_MEMORY)
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -304,6 +304,7 @@ impl Names {
             "neg" if ty.is_float() => unary(Function::Negate),
             "neg" => Ok(Operation::Negate { ty, to: to()?, a: source(1)? }),
             "abs" if ty.is_float() => unary(Function::Absolute),
+            "abs" => Ok(Operation::Absolute { ty, to: to()?, a: source(1)? }),
             "sqrt" => unary(Function::SquareRoot),
             "rcp" => unary(Function::Reciprocal),
             "rsqrt" => unary(Function::ReciprocalSquareRoot),

@@ -273,6 +273,11 @@ impl<'a, M: Memory> Block<'a, M> {
                 let bits = value(*a).wrapping_neg();
                 self.set(thread, *to, *ty, bits);
             }
+            Operation::Absolute { ty, to, a } => {
+                let bits = value(*a);
+                let bits = if ty.integer(bits) < 0 { bits.wrapping_neg() } else { bits };
+                self.set(thread, *to, *ty, bits);
+            }
             Operation::Binary { what, ty, to, a, b } => {
                 let bits = binary(*what, *ty, value(*a), value(*b));
                 self.set(thread, *to, *ty, bits);

@@ -157,6 +157,12 @@ pub enum Operation {
         to: u32,
         a: Operand,
     },
+    /// |a| of an integer.
+    Absolute {
+        ty: Type,
+        to: u32,
+        a: Operand,
+    },
     Binary {
         what: Binary,
         ty: Type,

@@ -106,6 +106,7 @@ fn arithmetic_rounds_and_wraps_as_the_types_say() {
         ("mov.b32 %r3, %f1; shr.s32 %r2, %r3, 4;", 0x8000_0000, 0xf800_0000),
         ("mov.b32 %r3, %f1; shr.u32 %r2, %r3, 4;", 0x8000_0000, 0x0800_0000),
         ("mov.b32 %r3, %f1; mul.hi.u32 %r2, %r3, %r3;", 0xffff_ffff, 0xffff_fffe),
+        ("mov.b32 %r3, %f1; abs.s32 %r2, %r3;", -7i32 as u32, 7),
         ("mov.b32 %r3, %f1; rem.s32 %r2, %r3, 4;", -7i32 as u32, -3i32 as u32),
         ("setp.leu.f32 %p1, %f1, 0f00000000; selp.b32 %r2, 1, 0, %p1;", f32::NAN.to_bits(), 1),
         ("setp.gt.f32 %p1, %f1, 0f00000000; selp.b32 %r2, 1, 0, %p1;", f32::NAN.to_bits(), 0),
