@@ -10,9 +10,9 @@ fn main() {
 mod cuda {
     use std::path::PathBuf;
 
-    /// `OUT_DIR/ptx.rs`: a constant for each file of `src/network/cuda/kernels`.
+    /// `OUT_DIR/ptx.rs`: a constant for each file of `src/cuda/kernels`.
     pub fn compile() {
-        let folder = "src/network/cuda/kernels";
+        let folder = "src/cuda/kernels";
         println!("cargo::rerun-if-changed={folder}");
         let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
         let ptx = cudaforge::KernelBuilder::new()

@@ -1,7 +1,7 @@
 //! Tensor operations that Candle lacks or does slowly, each with its gradient
 //! and its tangent (forward-mode derivative).
 //!
-//! Knows nothing of images, methods or files. [`Network`] runs a whole static
+//! Knows nothing of methods or files. [`Network`] runs a whole static
 //! graph of layers as one Candle operation on buffers it reuses; [`conv2d`] and
 //! its like are single layers of the same engine; [`Differentiable`] lets small
 //! expressions (heads, losses) be written once and evaluated on plain tensors
@@ -25,7 +25,7 @@ mod products;
 mod softmax_regression;
 
 #[cfg(feature = "cuda")]
-pub use cuda::cuda_device;
+pub use cuda::{PixelPrograms, Window, cuda_device, free_gpu_memory};
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{

@@ -13,17 +13,18 @@ mod ptx {
 
 /// A file of kernels.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Module {
+pub(crate) struct Module {
     name: &'static str,
     ptx: &'static str,
 }
 
-pub(super) const BATCH_NORM: Module = Module { name: "metamask_batch_norm", ptx: ptx::BATCH_NORM };
-pub(super) const CONVOLUTION: Module =
+pub(crate) const BATCH_NORM: Module = Module { name: "metamask_batch_norm", ptx: ptx::BATCH_NORM };
+pub(crate) const CONVOLUTION: Module =
     Module { name: "metamask_convolution", ptx: ptx::CONVOLUTION };
-pub(super) const ELEMENTWISE: Module =
+pub(crate) const ELEMENTWISE: Module =
     Module { name: "metamask_elementwise", ptx: ptx::ELEMENTWISE };
-pub(super) const POOL: Module = Module { name: "metamask_pool", ptx: ptx::POOL };
+pub(crate) const POOL: Module = Module { name: "metamask_pool", ptx: ptx::POOL };
+pub(crate) const PIXELS: Module = Module { name: "metamask_pixels", ptx: ptx::PIXELS };
 
 impl Module {
     /// The kernel `<name>_<suffix>`.
@@ -35,7 +36,7 @@ impl Module {
 }
 
 /// A kernel and the stream it runs on.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     function: CudaFunction,
     stream: Arc<CudaStream>,
 }
@@ -55,7 +56,7 @@ const THREADS: u32 = 256;
 /// # Safety
 /// The arguments must be the kernel's, and every address it computes from them valid.
 #[allow(unsafe_code)]
-pub(super) unsafe fn over(count: usize, arguments: &mut LaunchArgs<'_>) -> Result<()> {
+pub(crate) unsafe fn over(count: usize, arguments: &mut LaunchArgs<'_>) -> Result<()> {
     let blocks = count.div_ceil(THREADS as usize);
     // SAFETY: the caller's.
     unsafe { blocks_of(arguments, (blocks, 1), (THREADS, 1)) }
@@ -66,7 +67,7 @@ pub(super) unsafe fn over(count: usize, arguments: &mut LaunchArgs<'_>) -> Resul
 /// # Safety
 /// As [`over`].
 #[allow(unsafe_code)]
-pub(super) unsafe fn blocks_of(
+pub(crate) unsafe fn blocks_of(
     arguments: &mut LaunchArgs<'_>,
     grid: (usize, usize),
     block: (u32, u32),

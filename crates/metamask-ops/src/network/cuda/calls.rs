@@ -9,8 +9,8 @@ use cudarc::driver::{CudaSlice, CudaView, DevicePtrMut, DeviceRepr, PushKernelAr
 
 use super::super::engine::{Norm, NormSpans, Part};
 use super::Cuda;
-use super::launch::{BATCH_NORM, ELEMENTWISE, Kernel, Module, POOL, blocks_of, over};
 use super::numbers::{Slice, Stored};
+use crate::cuda::launch::{BATCH_NORM, ELEMENTWISE, Kernel, Module, POOL, blocks_of, over};
 use crate::kernels::{self, Statistics};
 
 /// Channels and rows of a block of the kernels that sum columns (`batch_norm.cu`).

@@ -5,8 +5,8 @@ use candle_core::cuda_backend::{CudaDevice, cudarc};
 use cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg};
 
 use super::calls::int;
-use super::launch::{CONVOLUTION, over};
 use super::numbers::{Slice, Stored};
+use crate::cuda::launch::{CONVOLUTION, over};
 use crate::kernels::ConvShape;
 
 /// `ConvShape` of `convolution.cu`.

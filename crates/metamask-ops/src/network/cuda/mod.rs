@@ -1,5 +1,5 @@
 //! A GPU as a network's engine: convolutions by cuDNN, products by cuBLAS, the rest by the kernels
-//! in `kernels/`, all on Candle's stream.
+//! in `cuda/kernels/`, all on Candle's stream.
 //!
 //! Activations are stored as f32 or f64, like the tensors, or, with [`Precision::Bf16`], as
 //! bfloat16; statistics, parameters and gradients in them always have the tensors' type. Sums have
@@ -11,7 +11,6 @@
 mod calls;
 mod convolution;
 mod direct;
-mod launch;
 mod numbers;
 
 use std::marker::PhantomData;
@@ -25,7 +24,6 @@ use cudarc::driver::{CudaSlice, PushKernelArg};
 use self::calls::{
     Gate, Input, LANES, NULL, NormViews, PoolShape, STRIPES, Strips, address, int, optional,
 };
-use self::launch::{BATCH_NORM, ELEMENTWISE, POOL, blocks_of, over};
 use self::numbers::{Slice, Stored};
 use super::{
     engine::{
@@ -35,6 +33,7 @@ use super::{
     plan::{Plan, Step},
 };
 use crate::Precision;
+use crate::cuda::launch::{BATCH_NORM, ELEMENTWISE, POOL, blocks_of, over};
 use crate::kernels::{self, ConvShape, LinearShape, Statistics};
 
 /// The engine on one device. S is what activations are stored as.
