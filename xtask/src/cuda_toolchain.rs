@@ -92,13 +92,13 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// The feature in every crate that has it.
-const FEATURES: &str =
-    "metamask-ops/cuda,metamask-optim/cuda,metamask-train/cuda,metamask-cli/cuda";
+const FEATURES: &str = "metamask-ops/cuda,metamask-augment/cuda,metamask-optim/cuda,metamask-train/cuda,metamask-cli/cuda";
 
 /// The tests that run on a GPU where there is one.
-const TESTED: [(&str, &[&str]); 4] = [
+const TESTED: [(&str, &[&str]); 5] = [
     ("metamask-ops", &["--test", "gpu"]),
     ("metamask-ops", &["--lib", "a_gpu"]),
+    ("metamask-augment", &["--test", "gpu"]),
     ("metamask-optim", &["--test", "optimisers"]),
     ("metamask-train", &["--test", "gpu"]),
 ];

@@ -38,6 +38,14 @@ pub(crate) fn gaussian_blur(
     }
 }
 
+/// The kernel of [`gaussian_blur`].
+#[cfg(feature = "cuda")]
+pub(crate) fn taps(kernel: usize, sigma: f32) -> Vec<f32> {
+    let mut weights = Vec::new();
+    plan(&mut weights, kernel / 2, sigma);
+    weights
+}
+
 /// exp(−x² / 2σ²) at the integers −radius to radius, normalised to a sum of 1.
 fn plan(weights: &mut Vec<f32>, radius: usize, sigma: f32) {
     let sigma = f64::from(sigma);

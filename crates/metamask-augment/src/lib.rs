@@ -37,7 +37,8 @@
 //! # Platforms
 //! The draws use `libm`; the pixels use IEEE additions, multiplications,
 //! divisions and comparisons only, with no fused multiply-add and sums in a
-//! fixed order. Both are the same on every platform with IEEE `f32`.
+//! fixed order. Both are the same on every platform with IEEE `f32`, GPUs included
+//! (feature `cuda`).
 
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,8 @@ mod batch;
 mod blur;
 mod color;
 mod draw;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod pipeline;
 mod presets;
 mod resample;
@@ -54,6 +57,8 @@ mod transform;
 pub use apply::apply_with;
 pub use batch::{Image, ImageBatch, evaluation_views, to_tensor, two_views, views};
 pub use draw::{AugmentationKey, Operation, ViewParams};
+#[cfg(feature = "cuda")]
+pub use gpu::two_view_programs;
 pub use pipeline::{Pipeline, TwoViews};
 pub use presets::{IMAGENET_MEAN, IMAGENET_STD, barlow_twins, byol, evaluation, simclr};
 pub use transform::Transform;
