@@ -155,6 +155,8 @@ pub(crate) struct EvaluateArguments {
     #[command(flatten)]
     pub places: PlacesArguments,
     #[command(flatten)]
+    pub device: DeviceArgument,
+    #[command(flatten)]
     pub workers: WorkersArguments,
     /// Print one JSON object
     #[arg(long)]

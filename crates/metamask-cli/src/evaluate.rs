@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> anyhow::Result<()> {
     let run = &arguments.run;
     let (config, config_sha256) = run_folder::read_config(run)?;
     let measures = measures(&arguments.protocols, &arguments.fine_tune)?;
+    let device = arguments.device.open()?;
     let (seen, folder) = (evaluated(&config, arguments.data.as_deref())?, run.join("checkpoints"));
     let places = arguments.places.places()?;
     let data = load_data(&seen, &places)?;
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> anyhow::Result<()> {
             .help("leave it out: such images are judged by how the dimensions are used; or name a labelled set with --data")
             .into());
     }
-    let mut learner = Learner::new(&config, DType::F32)?;
+    let mut learner = Learner::on(&device, &config, DType::F32)?;
     let checkpoints = match arguments.data {
         // The run's own data need not be here.
         Some(_) => Checkpoints::to_inspect(folder, config_sha256)?,

@@ -199,7 +199,9 @@ pub fn evaluate(
     for start in Start::of(config) {
         let name = start.name(config);
         begin(step, &name, observer)?;
-        let Some(learner) = start.learner(config, places, observer)? else { continue };
+        let Some(learner) = start.learner((config, learner.device()), places, observer)? else {
+            continue;
+        };
         let features = bench.features(&learner)?;
         rows.extend(bench.rows([(name, None)], &learner, features.as_ref(), observer)?);
     }
@@ -296,17 +298,18 @@ impl Start {
         }
     }
 
-    /// The encoder; none if its weights are not there any more, which the observer hears.
+    /// The encoder, on a device; none if its weights are not there any more, which the observer
+    /// hears.
     pub(crate) fn learner(
         self,
-        config: &Config,
+        (config, device): (&Config, &Device),
         places: &Places,
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Option<Learner>> {
         if self == Self::Random {
-            return Ok(Some(Learner::new(config, DType::F32)?));
+            return Ok(Some(Learner::on(device, config, DType::F32)?));
         }
-        match init::start(config, DType::F32, places, &Device::Cpu) {
+        match init::start(config, DType::F32, places, device) {
             Ok((learner, _)) => Ok(Some(learner)),
             Err(error) => match error.downcast::<Failure>() {
                 Ok(failure) => {

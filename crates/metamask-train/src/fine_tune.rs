@@ -208,7 +208,11 @@ impl Classifier {
         key: Key,
         dtype: DType,
     ) -> Result<Self> {
-        let encoder = seeded_encoder(config, dtype, &Device::Cpu)?;
+        let device = match start.parameters() {
+            [group, ..] => group.tensor().device().clone(),
+            [] => Device::Cpu,
+        };
+        let encoder = seeded_encoder(config, dtype, &device)?;
         set_encoder(&*encoder, &encoder_to_named(start)?)?;
         let widths = MlpConfig {
             input: encoder.feature_dim(),
@@ -216,15 +220,17 @@ impl Classifier {
             output: n_classes,
             final_norm: false,
         };
-        let head = Mlp::new("classifier", &widths, key, dtype, &Device::Cpu)?;
+        let head = Mlp::new("classifier", &widths, key, dtype, &device)?;
         let groups = [encoder.parameters(), head.parameters()].concat();
-        Ok(Self { encoder, head, mask: mask.map(Tensor::detach), groups })
+        let mask = mask.map(|m| m.detach().to_device(&device)).transpose()?;
+        Ok(Self { encoder, head, mask, groups })
     }
 
-    /// W (m ⊙ f(x)) + b, `[batch, n_classes]`.
+    /// W (m ⊙ f(x)) + b, `[batch, n_classes]`, of views that may come from the CPU.
     fn scores(&self, views: &Tensor, theta: &[Tensor], stats: BatchStats) -> Result<Tensor> {
         let (theta_f, theta_g) = theta.split_at(self.encoder.parameters().len());
-        let h = self.encoder.forward(views, theta_f, stats)?; // [B, D]
+        let views = views.to_device(theta[0].device())?;
+        let h = self.encoder.forward(&views, theta_f, stats)?; // [B, D]
         let h = match &self.mask {
             Some(m) => h.broadcast_mul(m)?,
             None => h,
@@ -250,7 +256,7 @@ impl Classifier {
     fn predict(&self, images: &Labelled, size: usize) -> Result<Vec<u32>> {
         let theta: Vec<Tensor> = self.groups.iter().map(|group| group.tensor().detach()).collect();
         let scores = in_batches(&images.images, None, size, |views| {
-            Ok(self.scores(&views, &theta, BatchStats::Running)?.detach())
+            self.scores(&views, &theta, BatchStats::Running)?.detach().to_device(&Device::Cpu)
         })?;
         let best = |row: &Vec<f64>| {
             (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
@@ -267,7 +273,7 @@ fn cross_entropy(scores: &Tensor, labels: &[u32]) -> Result<Tensor> {
     for (row, &label) in of_label.chunks_exact_mut(n_classes).zip(labels) {
         row[label as usize] = 1.0;
     }
-    let of_label = Tensor::from_vec(of_label, (batch, n_classes), &Device::Cpu)?;
+    let of_label = Tensor::from_vec(of_label, (batch, n_classes), scores.device())?;
     let own = (scores * of_label.to_dtype(scores.dtype())?)?.sum_all()?;
     (log_sum_exp(scores, 1)?.sum_all()? - own)?.affine(1.0 / batch as f64, 0.0)
 }

@@ -186,7 +186,8 @@ fn steps_of(
     let images = data.pretraining(data.pretraining_split()).map_err(Failure::from_data)?;
     let steps_per_epoch = (images.len() / config.training.batch_size) as u64;
     let recipe = recipe(&config.augmentation)?;
-    let mut views = ViewStream::start(images, recipe, config.run.seed, batch, 0..1_000_000, 0);
+    let mut views =
+        ViewStream::start(images, recipe, config.run.seed, batch, 0..1_000_000, 0, &Device::Cpu)?;
     let mut mean_of = |mask_moves: bool, n: u32| -> anyhow::Result<Taken> {
         let moment = Moment {
             // Weights that fly away would time something else.

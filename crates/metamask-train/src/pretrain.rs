@@ -317,15 +317,21 @@ fn train(
     let remaining = state.epoch..epochs as u64;
     let mut sums = state.unfinished.take().unwrap_or_default();
     let from = sums.steps as usize;
+    let (seed, device) = (config.run.seed, learner.device());
     let mut views =
-        ViewStream::start(images, recipe, config.run.seed, batch_size, remaining.clone(), from);
+        ViewStream::start(images, recipe, seed, batch_size, remaining.clone(), from, device)?;
+    if !device.is_cpu() && !views.is_on_gpu() {
+        let message =
+            "views are made on the CPU: the images take more than half of what the GPU has free";
+        observer.warned(message, "smaller images (`data.image_size`) or fewer of them make room");
+    }
 
     let (mut guard, mut told_saturated) = (Guard::default(), false);
     for epoch in remaining {
         let (start, first) = (Instant::now(), sums.steps);
         let mut last = None;
         for _ in first..steps_per_epoch {
-            let pair = learner.take_views(&views.next_batch()?)?;
+            let pair = views.next_batch()?;
             let moment = Moment::of(config, state.step, steps_per_epoch);
             let before = match options.dump_on_error {
                 true => Some(Before::of(learner, *state, &pair)?),

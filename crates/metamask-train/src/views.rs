@@ -1,4 +1,5 @@
-//! The views of every batch, made one batch ahead on a thread of their own.
+//! The views of every batch, made one batch ahead on a thread of their own, or drawn there and made
+//! on the GPU that trains: the same bits.
 
 use std::{
     sync::mpsc::{Receiver, sync_channel},
@@ -6,8 +7,12 @@ use std::{
 };
 
 use candle_core::{Device, Result, Tensor};
+#[cfg(feature = "cuda")]
+use metamask_augment::two_view_programs;
 use metamask_augment::{ImageBatch, Pipeline, Transform, TwoViews, to_tensor, two_views};
 use metamask_data::{Batches, Unlabelled, epoch_order};
+#[cfg(feature = "cuda")]
+use metamask_ops::{PixelPrograms, free_gpu_memory};
 
 use crate::config::Augmentation;
 
@@ -66,14 +71,32 @@ pub fn recipe_in_colour(config: &Augmentation) -> Result<TwoViews> {
 /// at some epoch gets what it would have got.
 pub struct ViewStream {
     /// `None` only while it is dropped.
-    receiver: Option<Receiver<Result<[Tensor; 2]>>>,
+    receiver: Option<Receiver<Result<Batch>>>,
     maker: Option<JoinHandle<()>>,
+    /// Where the views go.
+    device: Device,
+    /// The images, where views are made on a GPU.
+    there: Option<Tensor>,
+}
+
+/// A batch on its way.
+enum Batch {
+    /// Its views.
+    Views([Tensor; 2]),
+    /// What makes them where the images are.
+    #[cfg(feature = "cuda")]
+    Programs(Box<[PixelPrograms; 2]>),
 }
 
 impl ViewStream {
     /// Starts making the views of the epochs in `epochs`, the first of them from
-    /// batch `from` on.
+    /// batch `from` on, for a learner on `device`.
     ///
+    /// A GPU gets all images at once if they take at most half of what it has free, and makes
+    /// the views itself.
+    ///
+    /// # Errors
+    /// If the GPU does not take the images.
     /// # Panics
     /// If no thread can be started.
     pub fn start(
@@ -83,7 +106,10 @@ impl ViewStream {
         batch_size: usize,
         epochs: std::ops::Range<u64>,
         from: usize,
-    ) -> Self {
+        device: &Device,
+    ) -> Result<Self> {
+        let there = on_gpu(&images, device)?;
+        let draws_only = there.is_some();
         // One batch waits while the next is made: more would only take memory.
         let (sender, receiver) = sync_channel(1);
         let maker = std::thread::spawn(move || {
@@ -93,26 +119,43 @@ impl ViewStream {
                 let epoch = epoch as u32;
                 let order = epoch_order(seed, epoch, images.len() as u32);
                 for samples in Batches::new(&order, batch_size).skip(from) {
-                    let views = make(&images, &recipe, samples, seed, epoch);
-                    let failed = views.is_err();
-                    if sender.send(views).is_err() || failed {
+                    let batch = match draws_only {
+                        true => drawn(&images, &recipe, samples, seed, epoch),
+                        false => make(&images, &recipe, samples, seed, epoch).map(Batch::Views),
+                    };
+                    let failed = batch.is_err();
+                    if sender.send(batch).is_err() || failed {
                         return;
                     }
                 }
             }
         });
-        Self { receiver: Some(receiver), maker: Some(maker) }
+        let (receiver, maker) = (Some(receiver), Some(maker));
+        Ok(Self { receiver, maker, device: device.clone(), there })
     }
 
-    /// The next batch's views, `[batch, size, size, 3]` each.
+    /// Whether the learner's GPU makes the views.
+    pub fn is_on_gpu(&self) -> bool {
+        self.there.is_some()
+    }
+
+    /// The next batch's views, `[batch, size, size, 3]` each, on the learner's device.
     ///
     /// # Errors
     /// If the recipe does not suit the images.
     pub fn next_batch(&mut self) -> Result<[Tensor; 2]> {
         let receiver = self.receiver.as_ref().expect("present until dropped");
-        match receiver.recv() {
-            Ok(views) => views,
-            Err(_) => candle_core::bail!("views: expected another batch, got none"),
+        match (receiver.recv(), &self.there) {
+            (Ok(Ok(Batch::Views([a, b]))), _) => {
+                Ok([a.to_device(&self.device)?, b.to_device(&self.device)?])
+            }
+            #[cfg(feature = "cuda")]
+            (Ok(Ok(Batch::Programs(programs))), Some(images)) => {
+                let [a, b] = &*programs;
+                Ok([a.run(images)?, b.run(images)?])
+            }
+            (Ok(Err(error)), _) => Err(error),
+            _ => candle_core::bail!("views: expected another batch, got none"),
         }
     }
 }
@@ -126,6 +169,45 @@ impl Drop for ViewStream {
             let _ = maker.join();
         }
     }
+}
+
+/// All images on the GPU, if `device` is one and they leave it room to train.
+#[cfg(feature = "cuda")]
+fn on_gpu(images: &Unlabelled, device: &Device) -> Result<Option<Tensor>> {
+    let images = images.images();
+    let Some(free) = free_gpu_memory(device)? else { return Ok(None) };
+    if images.bytes().len() > free / 2 {
+        return Ok(None);
+    }
+    let shape = (images.len(), images.height(), images.width(), images.channels());
+    let there = Tensor::from_slice(images.bytes(), shape, device)?;
+    images.looked_at(images.len());
+    Ok(Some(there))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: &Unlabelled, _: &Device) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+/// What makes the views of these samples where the images are.
+#[cfg(feature = "cuda")]
+fn drawn(
+    images: &Unlabelled,
+    recipe: &TwoViews,
+    samples: &[u32],
+    seed: u64,
+    epoch: u32,
+) -> Result<Batch> {
+    let images = images.images();
+    let shape = [images.len(), images.height(), images.width()];
+    let programs = two_view_programs(recipe, shape, samples, seed, epoch)?;
+    Ok(Batch::Programs(Box::new(programs)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn drawn(_: &Unlabelled, _: &TwoViews, _: &[u32], _: u64, _: u32) -> Result<Batch> {
+    candle_core::bail!("views: this build computes on the CPU only")
 }
 
 /// The views of batch `batch` of epoch `epoch`, both from 0, as [`ViewStream`] yields them.
@@ -181,7 +263,8 @@ mod tests {
         let bytes: Vec<u8> = (0..10 * 8 * 8 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let images = Unlabelled::from(Images::new(bytes, 8, 8).expect("ten images"));
         let config = Augmentation { size: 8, ..Default::default() };
-        ViewStream::start(images, recipe(&config).expect("a recipe"), 3, 4, epochs, from)
+        let recipe = recipe(&config).expect("a recipe");
+        ViewStream::start(images, recipe, 3, 4, epochs, from, &Device::Cpu).expect("a stream")
     }
 
     fn numbers(stream: &mut ViewStream) -> Result<Vec<f32>> {

@@ -6,9 +6,12 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor};
+use metamask_data::{Images, LoadOptions, Unlabelled, load};
 use metamask_random::{Key, Purpose};
+use metamask_train::observer::Silent;
 use metamask_train::{
-    Config, Learner, Moment, algorithm::iteration, checkpoint::Checkpoint, checkpoint::State,
+    Config, Evaluated, FineTune, Learner, Measure, Moment, algorithm::iteration,
+    checkpoint::Checkpoint, checkpoint::State, evaluate, views, views::ViewStream,
 };
 
 const SETTINGS: [&str; 9] = [
@@ -43,7 +46,7 @@ fn config(settings: &[&str]) -> anyhow::Result<Config> {
     Ok(Config::read("", "test", &settings)?)
 }
 
-fn views(sample: u32) -> Result<[Tensor; 2]> {
+fn random_views(sample: u32) -> Result<[Tensor; 2]> {
     let view = |view: u16| {
         let mut stream = Key::new(0, Purpose::Test).sample(sample).view(view).stream();
         let pixels: Vec<f64> = (0..4 * 8 * 8 * 3).map(|_| stream.normal()).collect();
@@ -57,7 +60,7 @@ fn two_iterations(config: &Config, device: &Device) -> anyhow::Result<(Vec<f64>,
     let mut learner = Learner::on(device, config, DType::F64)?;
     let mut losses = Vec::new();
     for step in 0..2 {
-        let views = learner.take_views(&views(step as u32)?)?;
+        let views = learner.take_views(&random_views(step as u32)?)?;
         let found = iteration(&mut learner, &views, &Moment::of(config, step, 10))?;
         losses.extend([found.loss, found.base_loss, found.gradient_norm]);
     }
@@ -158,4 +161,51 @@ fn hcl_of_a_small_resnet() -> anyhow::Result<()> {
 #[test]
 fn nnclr_with_its_queue() -> anyhow::Result<()> {
     check(&["objective.method=nnclr"])
+}
+
+#[test]
+fn its_views_are_the_cpus_bit_for_bit() -> anyhow::Result<()> {
+    let Some(device) = gpu() else { return Ok(()) };
+    let config = config(&["augmentation.size=8", "augmentation.blur_probability=[1.0, 0.1]"])?;
+    let stream = |device: &Device| -> anyhow::Result<ViewStream> {
+        let bytes: Vec<u8> = (0..10 * 9 * 11 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let images = Unlabelled::from(Images::new(bytes, 9, 11)?);
+        let recipe = views::recipe(&config.augmentation)?;
+        Ok(ViewStream::start(images, recipe, 3, 4, 1..3, 1, device)?)
+    };
+    let (mut here, mut there) = (stream(&Device::Cpu)?, stream(&device)?);
+    assert!(there.is_on_gpu() && !here.is_on_gpu());
+    for _ in 0..3 {
+        for (expected, found) in here.next_batch()?.iter().zip(there.next_batch()?) {
+            assert!(found.device().is_cuda());
+            let numbers = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+            assert_eq!(numbers(&found)?, numbers(expected)?);
+        }
+    }
+    assert!(there.next_batch().is_err(), "the epochs are over");
+    Ok(())
+}
+
+#[test]
+fn it_evaluates_as_the_cpu_does() -> anyhow::Result<()> {
+    let Some(device) = gpu() else { return Ok(()) };
+    let config = config(&["augmentation.size=8"])?;
+    let options = LoadOptions { train: Some(24), test: Some(12), ..LoadOptions::default() };
+    let data = load(&"shapes".parse()?, &options)?;
+    let fine_tune = FineTune { epochs: Some(1), batch_size: Some(8), ..FineTune::of_labels(1.0) };
+    let measures = [Measure::Knn, Measure::Linear, Measure::FineTune(fine_tune)];
+    let results = |device: &Device| -> anyhow::Result<_> {
+        let learner = Learner::on(device, &config, DType::F32)?;
+        let places = Default::default();
+        let evaluated = Evaluated {
+            config: &config,
+            data: &data,
+            learner: &learner,
+            at: (0, 0),
+            places: &places,
+        };
+        evaluate(&evaluated, &measures, &mut Silent)
+    };
+    assert_eq!(results(&device)?, results(&Device::Cpu)?);
+    Ok(())
 }

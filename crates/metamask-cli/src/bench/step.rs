@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use clap::Args;
 use metamask_data::{Images, Unlabelled};
 use metamask_random::{Key, Purpose};
@@ -233,7 +233,7 @@ pub(super) fn measure(
     let images = random_images(2 * batch, config.augmentation.size)?;
     let recipe = recipe(&config.augmentation)?;
     let epochs = 0..(((turns + 1) * every).div_ceil(2) as u64 + 1);
-    let mut views = ViewStream::start(images, recipe, 0, batch, epochs, 0);
+    let mut views = ViewStream::start(images, recipe, 0, batch, epochs, 0, device)?;
     if let Some(profile) = profile {
         let profile: Arc<Profile> = Arc::clone(profile);
         learner.encoder.watch(Some(profile));
@@ -247,7 +247,7 @@ pub(super) fn measure(
         let mut ms = 0.0;
         for _ in 0..every {
             let start = Instant::now();
-            let pair: [Tensor; 2] = learner.take_views(&views.next_batch()?)?;
+            let pair = views.next_batch()?;
             let waited = milliseconds(start);
             iteration(&mut learner, &pair, &Moment::of(config, step, u64::MAX >> 32))?;
             ms += milliseconds(start);
