@@ -25,7 +25,7 @@ mod products;
 mod softmax_regression;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{PixelPrograms, Window, cuda_device, free_gpu_memory};
+pub use cuda::{PixelPrograms, Window, cuda_device, free_gpu_memory, peak_gpu_memory};
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{

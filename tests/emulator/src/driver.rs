@@ -101,7 +101,7 @@ refused! {
     cuGraphDestroy cuGraphExecDestroy cuGraphInstantiateWithFlags cuGraphLaunch cuGraphUpload
     cuLaunchCooperativeKernel cuLaunchHostFunc cuMemAdvise_v2 cuMemAllocFromPoolAsync
     cuMemAllocManaged cuMemFreeHost cuMemHostAlloc cuMemPoolCreate cuMemPoolDestroy
-    cuMemPoolGetAttribute cuMemPrefetchAsync_v2 cuMemcpyPeerAsync cuModuleGetGlobal_v2 cuModuleLoad
+    cuMemPrefetchAsync_v2 cuMemcpyPeerAsync cuModuleGetGlobal_v2 cuModuleLoad
     cuOccupancyAvailableDynamicSMemPerBlock cuOccupancyMaxActiveBlocksPerMultiprocessor
     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize
     cuOccupancyMaxPotentialBlockSizeWithFlags cuStreamAttachMemAsync cuStreamBeginCapture_v2
@@ -174,10 +174,24 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(to: *mut usize, _: i32) -> Status {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
+    let [in_use, _] = memory::in_use();
     // SAFETY: the caller's places.
     unsafe {
-        give(free, TOTAL_MEMORY);
+        give(free, TOTAL_MEMORY.saturating_sub(in_use));
         give(total, TOTAL_MEMORY)
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemPoolGetAttribute(_: Pointer, attribute: i32, to: *mut u64) -> Status {
+    let [in_use, peak] = memory::in_use();
+    // SAFETY: the caller's place, of 64 bits for these.
+    unsafe {
+        match attribute {
+            7 => give(to, in_use as u64),
+            8 => give(to, peak as u64),
+            _ => INVALID_VALUE,
+        }
     }
 }
 

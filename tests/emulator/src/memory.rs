@@ -2,11 +2,16 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::ptx;
 
 static PIECES: RwLock<BTreeMap<u64, usize>> = RwLock::new(BTreeMap::new());
+
+/// Bytes of the pieces, and the most that they were.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// As the driver aligns.
 const ALIGNMENT: usize = 256;
@@ -30,16 +35,24 @@ pub fn allocate(bytes: usize) -> Option<u64> {
     // SAFETY: `bytes` bytes were given.
     unsafe { start.write_bytes(0xff, bytes) };
     pieces_mut().insert(start as u64, bytes);
+    let in_use = IN_USE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(in_use, Ordering::Relaxed);
     Some(start as u64)
 }
 
 /// Gives a piece back; whether it was one.
 pub fn free(start: u64) -> bool {
     let Some(bytes) = pieces_mut().remove(&start) else { return false };
+    IN_USE.fetch_sub(bytes, Ordering::Relaxed);
     let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).expect("as it was allocated");
     // SAFETY: allocated above with this layout, and given back once.
     unsafe { dealloc(start as *mut u8, layout) };
     true
+}
+
+/// Bytes in use, now and at most.
+pub fn in_use() -> [usize; 2] {
+    [IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed)]
 }
 
 /// Whether `bytes` bytes from `start` on lie in one piece.

@@ -117,6 +117,7 @@ fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> a
         return Err(Failure::new(Code::Usage, message).into());
     }
     let taken = measure(config, usize::from(arguments.steps), None, device)?;
+    let peak_mib = peak_gpu_mib(device);
     if arguments.common.json {
         let value = json!({
             "settings": arguments.settings.preset,
@@ -126,13 +127,14 @@ fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> a
             "min_ms": taken.min_ms,
             "views_per_second": taken.views_per_second,
             "waiting_ms": taken.waiting_ms,
+            "peak_mib": peak_mib,
         });
         return print::to_stdout(&format!("{value}\n"));
     }
     let mut text = format!("{}: {}\n", arguments.settings.preset, describe(config));
     let _ = writeln!(
         text,
-        "{} steps on random images, views made on the CPU\n\n\
+        "{} steps on random images, views made on the GPU\n\n\
          step                         {:>8.1} ms   smallest {:.1}, {} views/s\n  \
          waiting for views          {:>8.1} ms   {}",
         taken.steps,
@@ -142,7 +144,20 @@ fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> a
         taken.waiting_ms,
         percent(taken.waiting_ms / taken.mean_ms)
     );
+    if let Some(mib) = peak_mib {
+        let _ = writeln!(text, "memory of the GPU at most    {mib:>8.0} MiB");
+    }
     print::to_stdout(&text)
+}
+
+#[cfg(feature = "cuda")]
+fn peak_gpu_mib(device: &Device) -> Option<f64> {
+    metamask_ops::peak_gpu_memory(device).map(|bytes| bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn peak_gpu_mib(_: &Device) -> Option<f64> {
+    None
 }
 
 fn summary(taken: &Taken, encoder: &Sum, (peak, copy): (f64, f64)) -> String {
