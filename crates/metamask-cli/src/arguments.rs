@@ -411,12 +411,14 @@ pub(crate) struct DoctorArguments {
 Examples:
   metamask selftest                 about half a minute on two cores
   metamask selftest --kill 100
+  metamask selftest --device cuda:0
 
 Trains a small network on the embedded images, again and again, and compares what the
 runs leave, byte for byte: repeatability (same machine class, same seed: same bits),
 thread independence (1, 2 or 4 threads: same bits), restart replay (killed with SIGKILL
-at a random instant and resumed: same bits). Exit status: 0 all hold, 70 one does not;
-its runs are then kept and named.")]
+at a random instant and resumed: same bits). On a GPU also whether two iterations of every
+method give what they give on the CPU, in f64 and to rounding in the three precisions.
+Exit status: 0 all hold, 70 one does not; its runs are then kept and named.")]
 pub(crate) struct SelftestArguments {
     /// Runs that are killed and resumed
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -427,4 +429,6 @@ pub(crate) struct SelftestArguments {
     /// Where the runs lie meanwhile, up to some MB [default: the system's folder for such]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArgument,
 }

@@ -12,6 +12,11 @@ pub(crate) struct DeviceArgument {
 }
 
 impl DeviceArgument {
+    /// As it was given.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The device.
     ///
     /// # Errors

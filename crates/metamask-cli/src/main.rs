@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod arguments;
 mod bench;
 mod commands;

@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use candle_core::Device;
 use metamask_random::{Key, Purpose};
-use metamask_train::{Code, Failure, shown};
+use metamask_train::{Code, Failure, agreement::CASES, shown};
 
-use crate::{arguments::SelftestArguments, print, progress::Spinner};
+use crate::{agreement, arguments::SelftestArguments, print, progress::Spinner};
 
 const CONFIG: &str = include_str!("selftest.toml");
 const THREADS: [&str; 3] = ["1", "2", "4"];
@@ -53,13 +54,19 @@ impl Verdict {
 }
 
 pub(crate) fn selftest(arguments: &SelftestArguments) -> anyhow::Result<ExitCode> {
-    let bench = Bench::new(arguments.dir.as_deref())?;
+    let device = arguments.device.open()?;
+    let bench = Bench::new(arguments.dir.as_deref(), arguments.device.name())?;
+    let n_cases = if device.is_cpu() { 0 } else { CASES.len() as u64 };
     let n_runs = 2 + THREADS.len() as u64 + u64::from(arguments.kill);
-    let progress = Spinner::new(n_runs);
-    let verdicts = try_all(&bench, arguments, &progress);
+    let progress = Spinner::new(n_cases + n_runs);
+    let found = try_device(&device, &progress)
+        .and_then(|agreement| Ok((agreement, try_all(&bench, arguments, &progress)?)));
     progress.finish();
-    let verdicts = verdicts?;
-    print::to_stdout(&table(&verdicts))?;
+    let ((text, disagreement), verdicts) = found?;
+    print::to_stdout(&(text + &table(&verdicts)))?;
+    if let Some(failure) = disagreement {
+        return Err(failure.into());
+    }
     match broken(&verdicts) {
         Some(failure) => {
             Err(failure.kept(format!("both runs, in {}", shown(&bench.folder))).into())
@@ -69,6 +76,18 @@ pub(crate) fn selftest(arguments: &SelftestArguments) -> anyhow::Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What a GPU computes beside what the CPU does; nothing of the CPU itself.
+fn try_device(device: &Device, progress: &Spinner) -> anyhow::Result<(String, Option<Failure>)> {
+    if device.is_cpu() {
+        return Ok((String::new(), None));
+    }
+    let (text, failure) = agreement::table(device, &mut |case| {
+        progress.advance();
+        progress.say(case);
+    })?;
+    Ok((text + "\n", failure))
 }
 
 fn try_all(
@@ -135,10 +154,11 @@ fn try_all(
 struct Bench {
     program: PathBuf,
     folder: PathBuf,
+    device: String,
 }
 
 impl Bench {
-    fn new(folder: Option<&Path>) -> Result<Self, Failure> {
+    fn new(folder: Option<&Path>, device: &str) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|error| {
             Failure::io(Path::new("metamask"), "find the program itself", &error)
         })?;
@@ -151,7 +171,7 @@ impl Bench {
         fs::create_dir(&folder).map_err(cannot)?;
         let config = folder.join("selftest.toml");
         fs::write(&config, CONFIG).map_err(|error| Failure::io(&config, "write", &error))?;
-        Ok(Self { program, folder })
+        Ok(Self { program, folder, device: device.to_owned() })
     }
 
     fn path(&self, run: &str) -> PathBuf {
@@ -162,7 +182,7 @@ impl Bench {
         let mut command = Command::new(&self.program);
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
         command.args(["pretrain", "--config", "selftest.toml", "--resume", "--offline", "--out"]);
-        command.arg(run).args(more);
+        command.arg(run).args(["--device", &self.device]).args(more);
         command
     }
 

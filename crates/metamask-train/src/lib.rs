@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advice;
+pub mod agreement;
 pub mod algorithm;
 pub mod checkpoint;
 pub mod compare;
