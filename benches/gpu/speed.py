@@ -84,9 +84,10 @@ def main():
             continue
         ms = statistics.median(r["median_ms"] for r in results)
         medians[name] = ms
-        peak = max((r["peak_mib"] or 0) for r in results)
+        peaks = [r["peak_mib"] for r in results if r["peak_mib"]]
+        peak = f"{max(peaks):.0f}" if peaks else ""
         smallest = min(r["min_ms"] for r in results)
-        print(f"| {name} | {ms:.2f} | {smallest:.2f} | {2e3 * args.batch / ms:,.0f} | {peak:.0f} |")
+        print(f"| {name} | {ms:.2f} | {smallest:.2f} | {2e3 * args.batch / ms:,.0f} | {peak} |")
     mine = medians.get("metamask, bf16")
     theirs = [ms for name, ms in medians.items() if name.startswith("PyTorch")]
     if mine and theirs:
