@@ -150,12 +150,18 @@ pub fn iteration(learner: &mut Learner, views: &[Tensor; 2], moment: &Moment) ->
         queue.enqueue(&embeddings[0])?;
     }
     let (alpha, rho) = (learner.objective.alpha, learner.objective.redundancy_weight);
-    let base_loss = scalar(&base.loss)?;
+    // Read together, when everything else has been asked for.
+    let losses = [Some(base.loss), redundancy_loss].into_iter().flatten();
+    let numbers: Vec<Tensor> =
+        losses.map(Ok).chain(gradient.iter().map(square)).collect::<Result<_>>()?;
+    let mut numbers = scalars(&numbers)?.into_iter();
+    let base_loss = numbers.next().expect("the base loss is the first");
+    let redundancy_loss = learner.redundancy_head.as_ref().and_then(|_| numbers.next());
     Ok(Iteration {
         loss: alpha * base_loss + rho * redundancy_loss.unwrap_or(0.0),
         base_loss,
         redundancy_loss,
-        gradient_norm: norm(&gradient)?,
+        gradient_norm: numbers.sum::<f64>().sqrt(),
         gradient,
         features: h_a,
         embeddings,
@@ -193,7 +199,7 @@ struct Regular {
     /// h of both views, `[batch, D]`.
     features: Vec<Linearized>,
     embeddings: [Tensor; 2],
-    redundancy_loss: Option<f64>,
+    redundancy_loss: Option<Tensor>,
 }
 
 /// R1. The two losses are differentiated apart: M1 takes one of them alone, and
@@ -243,7 +249,7 @@ fn regular(
         base,
         features,
         embeddings: seen.into_inner().expect("the base loss embeds the batch"),
-        redundancy_loss: r.map(|r| scalar(&r.loss)).transpose()?,
+        redundancy_loss: r.map(|r| r.loss),
     })
 }
 
@@ -333,12 +339,13 @@ fn scaled(factor: f64, tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     tensors.iter().map(|x| x.affine(factor, 0.0)).collect()
 }
 
-fn scalar(x: &Tensor) -> Result<f64> {
-    x.to_dtype(DType::F64)?.to_scalar()
+/// The numbers of scalars, all in one piece: a GPU is waited for once.
+pub(crate) fn scalars(scalars: &[Tensor]) -> Result<Vec<f64>> {
+    let of_one = |x: &Tensor| x.detach().to_dtype(DType::F64)?.reshape(1);
+    Tensor::cat(&scalars.iter().map(of_one).collect::<Result<Vec<_>>>()?, 0)?.to_vec1()
 }
 
-/// The Euclidean norm over all elements of all tensors.
-pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64> {
-    let square = |x: &Tensor| scalar(&x.sqr()?.sum_all()?);
-    Ok(tensors.iter().map(square).sum::<Result<f64>>()?.sqrt())
+/// The sum of the squares of a tensor's elements.
+pub(crate) fn square(x: &Tensor) -> Result<Tensor> {
+    x.sqr()?.sum_all()
 }

@@ -7,7 +7,7 @@ use metamask_ops::ParameterEntry;
 use metamask_optim::MetaGradient;
 
 use crate::{
-    algorithm::{Iteration, norm},
+    algorithm::{Iteration, scalars, square},
     learner::Learner,
 };
 
@@ -140,29 +140,44 @@ impl Parts {
 /// # Errors
 /// If a tensor cannot be read.
 pub fn is_finite(learner: &Learner, found: &Iteration) -> Result<bool> {
-    let hypergradient = match &found.meta {
-        None => 0.0,
-        Some(meta) => norm(std::slice::from_ref(&meta.total))?,
-    };
-    if ![found.loss, found.gradient_norm, hypergradient].iter().all(|number| number.is_finite()) {
+    if !(found.loss.is_finite() && found.gradient_norm.is_finite()) {
         return Ok(false);
     }
-    let mut kept = learner.named_groups().into_iter().map(|(group, _)| group);
-    Ok(kept.try_fold(count_not_finite(&learner.mask.logits)?, |bad, group| {
-        Ok::<_, candle_core::Error>(bad + count_not_finite(group.tensor())?)
-    })? == 0)
+    let groups = learner.named_groups();
+    let kept = groups.iter().map(|(group, _)| group.tensor().clone());
+    let mut tensors: Vec<Tensor> = kept.chain([learner.mask.logits.as_detached_tensor()]).collect();
+    if let Some(meta) = &found.meta {
+        // Squares that overflow are as bad.
+        tensors.push(square(&meta.total)?);
+    }
+    Ok(counts_not_finite(&tensors)? == 0)
 }
 
 /// How many of a tensor's numbers are NaN or infinite.
 pub(crate) fn count_not_finite(tensor: &Tensor) -> Result<usize> {
-    if !matches!(tensor.dtype(), DType::F32 | DType::F64) {
-        return Ok(0); // counts
+    counts_not_finite(std::slice::from_ref(tensor))
+}
+
+/// How many of the numbers of all of them are; a GPU is waited for once.
+fn counts_not_finite(tensors: &[Tensor]) -> Result<usize> {
+    let (mut count, mut there) = (0, Vec::new());
+    for tensor in tensors.iter().filter(|tensor| tensor.elem_count() > 0) {
+        match tensor.dtype() {
+            DType::F32 | DType::F64 if tensor.device().is_cpu() => count += count_here(tensor)?,
+            // 0 x is 0 for every number, and for nothing else.
+            DType::F32 | DType::F64 => {
+                there.push((tensor * 0.0)?.ne(0.0)?.to_dtype(DType::F32)?.sum_all()?);
+            }
+            _ => {} // counts
+        }
     }
-    if !tensor.device().is_cpu() && tensor.elem_count() > 0 {
-        // 0 x is 0 for every number, and for nothing else.
-        let bad = (tensor * 0.0)?.ne(0.0)?.to_dtype(DType::F32)?.sum_all()?;
-        return Ok(bad.to_scalar::<f32>()?.ceil() as usize);
+    if !there.is_empty() {
+        count += scalars(&there)?.iter().map(|count| count.ceil() as usize).sum::<usize>();
     }
+    Ok(count)
+}
+
+fn count_here(tensor: &Tensor) -> Result<usize> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let (start, end) = (layout.start_offset(), layout.start_offset() + tensor.elem_count());

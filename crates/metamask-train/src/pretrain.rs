@@ -13,7 +13,7 @@ use metamask_optim::MaskForm;
 use serde::Serialize;
 
 use crate::{
-    algorithm::{Iteration, iteration, norm},
+    algorithm::{Iteration, iteration, scalars, square},
     checkpoint::{Checkpoint, Checkpoints, Identity, State, encoded_bytes},
     config::{Config, OnCollapse},
     dump::Before,
@@ -458,9 +458,8 @@ fn report(step: u64, epoch: u64, found: &Iteration) -> candle_core::Result<StepR
     let second_order_ratio = match &found.meta {
         Some(meta) => match &meta.second_order {
             Some(second_order) => {
-                let direct = norm(std::slice::from_ref(&meta.direct))?;
-                let second_order = norm(std::slice::from_ref(second_order))?;
-                Some(second_order / direct.max(f64::MIN_POSITIVE))
+                let squares = scalars(&[square(&meta.direct)?, square(second_order)?])?;
+                Some(squares[1].sqrt() / squares[0].sqrt().max(f64::MIN_POSITIVE))
             }
             None => None,
         },
