@@ -25,6 +25,22 @@ pub struct Window {
     pub width: usize,
 }
 
+impl Window {
+    /// Its four numbers, as an instruction has them.
+    ///
+    /// # Errors
+    /// If it does not lie in `height` x `width`.
+    fn within(self, height: usize, width: usize) -> Result<[u32; 4]> {
+        let inside = |from: usize, len: usize, side: usize| {
+            len > 0 && from.checked_add(len).is_some_and(|end| end <= side)
+        };
+        if !inside(self.top, self.height, height) || !inside(self.left, self.width, width) {
+            bail!("pixel programs: {self:?} does not lie in {height} x {width}");
+        }
+        Ok([word(self.top)?, word(self.left)?, word(self.height)?, word(self.width)?])
+    }
+}
+
 /// `Code` of `pixels.cu`, in its order.
 #[derive(Clone, Copy)]
 #[repr(u32)]
@@ -46,8 +62,9 @@ enum Code {
 
 /// A program for each view of a batch, all of images of one size to views of one size.
 ///
-/// Each is written from [`Self::begin`] to [`Self::store`]; values between run from 0 to 255.
-#[derive(Clone, Debug)]
+/// Each is written from [`Self::begin`] to [`Self::store`]; values between run from 0 to 255. What
+/// is refused is not written.
+#[derive(Clone, Debug, PartialEq)]
 pub struct PixelPrograms {
     /// Number, rows and columns of the images.
     images: [usize; 3],
@@ -88,10 +105,13 @@ impl PixelPrograms {
         if self.at_work.is_some() || image >= n {
             bail!("pixel programs: expected image {image} of {n}, and one program at a time");
         }
-        self.starts.push(word(self.words.len())?);
-        self.words.push(word(image)?);
-        self.at_work = Some((height, width));
-        self.cut(Code::Load, window)
+        let (start, image) = (word(self.words.len())?, word(image)?);
+        let arguments = window.within(height, width)?;
+        self.becomes(window.height, window.width)?;
+        self.starts.push(start);
+        self.words.push(image);
+        self.instruction(Code::Load, &arguments);
+        Ok(())
     }
 
     /// Cuts a window.
@@ -99,7 +119,13 @@ impl PixelPrograms {
     /// # Errors
     /// If it does not lie in the image.
     pub fn crop(&mut self, window: Window) -> Result<()> {
-        self.cut(Code::Crop, window)
+        let (height, width) = self.at_work()?;
+        let arguments = window.within(height, width)?;
+        if (window.height, window.width) != (height, width) {
+            self.becomes(window.height, window.width)?;
+            self.instruction(Code::Crop, &arguments);
+        }
+        Ok(())
     }
 
     /// Resizes to `height` x `width`: bilinear, with antialias where it shrinks.
@@ -109,12 +135,12 @@ impl PixelPrograms {
     pub fn resize(&mut self, height: usize, width: usize) -> Result<()> {
         let (from_height, from_width) = self.at_work()?;
         if width != from_width {
-            self.instruction(Code::ResizeRows, &[word(width)?]);
             self.becomes(from_height, width)?;
+            self.instruction(Code::ResizeRows, &[word(width)?]);
         }
         if height != from_height {
-            self.instruction(Code::ResizeColumns, &[word(height)?]);
             self.becomes(height, width)?;
+            self.instruction(Code::ResizeColumns, &[word(height)?]);
         }
         Ok(())
     }
@@ -158,7 +184,8 @@ impl PixelPrograms {
         if taps.len().is_multiple_of(2) || taps.len() / 2 >= height.min(width) {
             bail!("pixel programs: {} taps do not reflect in {height} x {width}", taps.len());
         }
-        self.instruction(Code::Blur, &[word(taps.len())?]);
+        let count = word(taps.len())?;
+        self.instruction(Code::Blur, &[count]);
         self.words.extend(taps.iter().map(|tap| tap.to_bits()));
         Ok(())
     }
@@ -254,22 +281,6 @@ impl PixelPrograms {
         }
     }
 
-    fn cut(&mut self, code: Code, window: Window) -> Result<()> {
-        let (height, width) = self.at_work()?;
-        let inside = |from: usize, len: usize, side: usize| {
-            len > 0 && from.checked_add(len).is_some_and(|end| end <= side)
-        };
-        if !inside(window.top, window.height, height) || !inside(window.left, window.width, width) {
-            bail!("pixel programs: {window:?} does not lie in {height} x {width}");
-        }
-        if code as u32 == Code::Crop as u32 && (window.height, window.width) == (height, width) {
-            return Ok(());
-        }
-        let Window { top, left, height, width } = window;
-        self.instruction(code, &[word(top)?, word(left)?, word(height)?, word(width)?]);
-        self.becomes(height, width)
-    }
-
     fn instruction(&mut self, code: Code, arguments: &[u32]) {
         self.words.push(code as u32);
         self.words.extend_from_slice(arguments);
@@ -313,16 +324,18 @@ mod tests {
         assert!(programs.crop(whole).is_err(), "no program has begun");
         assert!(programs.begin(2, whole).is_err(), "there are two images");
         assert!(programs.begin(0, Window { left: 1, ..whole }).is_err(), "a column too far right");
-        let mut programs = PixelPrograms::new([2, 5, 7]);
+        assert_eq!(programs, PixelPrograms::new([2, 5, 7]));
         programs.begin(1, whole)?;
         assert!(programs.begin(1, whole).is_err(), "one at a time");
         assert!(programs.blur(&[0.25; 4]).is_err(), "an even kernel has no middle");
         assert!(programs.blur(&[0.1; 11]).is_err(), "five rows reflect four");
         programs.blur(&[0.1; 9])?;
         programs.resize(3, 3)?;
+        let before = programs.clone();
         assert!(programs.crop(Window { top: usize::MAX, ..whole }).is_err());
         assert!(programs.resize(0, 3).is_err());
-        assert!(programs.resize(1 << 20, 1 << 20).is_err(), "more than a kernel counts");
+        assert!(programs.resize(3, usize::MAX).is_err(), "more than a kernel counts");
+        assert_eq!(programs, before, "what is refused is not written");
         Ok(())
     }
 
