@@ -77,23 +77,28 @@ struct Canvas {
 
 /// A rectangle of an image.
 #[derive(Clone, Copy)]
-struct Window {
-    top: usize,
-    left: usize,
-    height: usize,
-    width: usize,
+pub(crate) struct Window {
+    pub top: usize,
+    pub left: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Window {
+    /// What is read of an image of `height` x `width`: a crop that comes first costs nothing.
+    pub fn opening(operations: &[Operation], height: usize, width: usize) -> Self {
+        match operations.first() {
+            Some(&Operation::ResizedCrop { top, left, height, width, .. }) => {
+                Self { top, left, height, width }
+            }
+            _ => Self { top: 0, left: 0, height, width },
+        }
+    }
 }
 
 impl Canvas {
     fn apply(&mut self, operations: &[Operation], image: Image<'_>, out: &mut [f32]) {
-        // A crop that comes first costs nothing: only its pixels are read.
-        let window = match operations.first() {
-            Some(&Operation::ResizedCrop { top, left, height, width, .. }) => {
-                Window { top, left, height, width }
-            }
-            _ => Window { top: 0, left: 0, height: image.height(), width: image.width() },
-        };
-        self.load(image, window);
+        self.load(image, Window::opening(operations, image.height(), image.width()));
         let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
         for (index, operation) in operations.iter().enumerate() {
             match *operation {

@@ -3,6 +3,7 @@
 use candle_core::Result;
 use metamask_ops::{PixelPrograms, Window};
 
+use crate::apply;
 use crate::blur::taps;
 use crate::{AugmentationKey, Operation, Pipeline, TwoViews, ViewParams};
 
@@ -44,13 +45,9 @@ fn write(
     (height, width): (usize, usize),
     program: &mut PixelPrograms,
 ) -> Result<()> {
-    let cut = match operations.first() {
-        Some(&Operation::ResizedCrop { top, left, height, width, .. }) => {
-            Window { top, left, height, width }
-        }
-        _ => Window { top: 0, left: 0, height, width },
-    };
-    program.begin(image, cut)?;
+    let apply::Window { top, left, height, width } =
+        apply::Window::opening(operations, height, width);
+    program.begin(image, Window { top, left, height, width })?;
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
     for (index, operation) in operations.iter().enumerate() {
         match *operation {
