@@ -199,7 +199,7 @@ pub fn evaluate(
     for start in Start::of(config) {
         let name = start.name(config);
         begin(step, &name, observer)?;
-        let Some(learner) = start.learner((config, learner.device()), places, observer)? else {
+        let Some(learner) = start.learner(config, learner.device(), places, observer)? else {
             continue;
         };
         let features = bench.features(&learner)?;
@@ -302,7 +302,8 @@ impl Start {
     /// hears.
     pub(crate) fn learner(
         self,
-        (config, device): (&Config, &Device),
+        config: &Config,
+        device: &Device,
         places: &Places,
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Option<Learner>> {

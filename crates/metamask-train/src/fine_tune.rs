@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     evaluate::in_batches,
     failure::{Code, Failure},
-    learner::seeded_encoder,
+    learner::{device_of, seeded_encoder},
     named::{encoder_to_named, set_encoder},
     observer::Observer,
     pretrain::Interrupted,
@@ -208,10 +208,7 @@ impl Classifier {
         key: Key,
         dtype: DType,
     ) -> Result<Self> {
-        let device = match start.parameters() {
-            [group, ..] => group.tensor().device().clone(),
-            [] => Device::Cpu,
-        };
+        let device = device_of(start);
         let encoder = seeded_encoder(config, dtype, &device)?;
         set_encoder(&*encoder, &encoder_to_named(start)?)?;
         let widths = MlpConfig {

@@ -78,10 +78,7 @@ impl Learner {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_encoder(config: &Config, encoder: Box<dyn Encoder>, dtype: DType) -> Result<Self> {
-        let device = match encoder.parameters() {
-            [group, ..] => group.tensor().device().clone(),
-            [] => Device::Cpu,
-        };
+        let device = device_of(&*encoder);
         let objective = config.objective;
         let key = Key::new(config.run.seed, Purpose::Initialisation);
         let dim = encoder.feature_dim();
@@ -293,6 +290,14 @@ pub struct Theta {
     pub head: Vec<Tensor>,
     /// θ_r, the redundancy head's.
     pub redundancy: Vec<Tensor>,
+}
+
+/// Where an encoder is.
+pub(crate) fn device_of(encoder: &dyn Encoder) -> Device {
+    match encoder.parameters() {
+        [group, ..] => group.tensor().device().clone(),
+        [] => Device::Cpu,
+    }
 }
 
 /// The encoder of a configuration at its seeded start.

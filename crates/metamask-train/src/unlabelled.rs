@@ -71,7 +71,7 @@ pub(crate) fn evaluate_unlabelled(
         for start in Start::of(config) {
             let name = start.name(config);
             begin(step, &name, observer)?;
-            if let Some(learner) = start.learner((config, learner.device()), places, observer)? {
+            if let Some(learner) = start.learner(config, learner.device(), places, observer)? {
                 add(vec![(name, None)], &learner)?;
             }
         }
