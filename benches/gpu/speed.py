@@ -20,7 +20,8 @@ FORMS = [
     ("shared", "exact", 8 / 3),
     ("after-regular", "finite-difference", 11 / 3),
 ]
-MODES = ["channels_last", "compile_channels_last", "compile"]
+# Compiling takes most of a minute, once for each.
+MODES = ["channels_last", "compile_channels_last"]
 
 
 def measured(command):
