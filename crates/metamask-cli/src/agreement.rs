@@ -66,14 +66,14 @@ pub(crate) fn table(
                     Disagreement { relative: first_loss, at: "loss of step 1".to_owned() }
                 }
             };
-            let _ = write!(text, "{:>9.0e}", found.relative);
+            let _ = write!(text, "{:>9.1e}", found.relative);
             // A NaN is within no bound.
             let is_within = found.relative <= column.bound;
             if !is_within && failure.is_none() {
                 let Disagreement { relative, at } = found;
                 let message = format!(
                     "{}, {}: {at} differs from the CPU's by {relative:.1e} of its largest number, \
-                     expected at most {:.0e}",
+                     expected at most {:.1e}",
                     case.name, column.title, column.bound
                 );
                 failure = Some(Failure::new(Code::Promise, message));
@@ -84,7 +84,7 @@ pub(crate) fn table(
     }
     let _ = write!(text, "{:<34}", "at most");
     for column in &COLUMNS {
-        let _ = write!(text, "{:>9.0e}", column.bound);
+        let _ = write!(text, "{:>9.1e}", column.bound);
     }
     text += "\n\ncompared  f64, exact: all that two iterations leave; fast, bf16: the first loss\n";
     Ok((text, failure))
@@ -104,7 +104,7 @@ mod tests {
             text.lines().find(|line| line.starts_with("Barlow Twins by LARS")).expect("a row");
         assert_eq!(
             row.split_whitespace().nth(4),
-            Some("0e0"),
+            Some("0.0e0"),
             "f64 on the CPU is the reference: {row}"
         );
         Ok(())
