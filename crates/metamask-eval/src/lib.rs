@@ -57,7 +57,8 @@ pub use label_subset::label_subset;
 pub use leave_one_out::{LeaveOneOut, leave_one_out};
 pub use linear_probe::{LinearClassifier, LinearProbe};
 pub use mask_controls::{
-    ControlSubject, Decodability, MaskControls, MaskOrder, OrderedMask, Rescaling, mask_controls,
+    ControlSubject, Decodability, MaskControls, MaskOrder, OrderedMask, Rescaling, control_looks,
+    mask_controls,
 };
 pub use microscope::{
     Agreement, DimensionReport, DimensionRow, NuisanceFactor, Sharing, Subject, Usage,

@@ -230,6 +230,22 @@ pub fn mask_controls(
     })
 }
 
+/// How often [`mask_controls`] looks through all features, by nearest neighbours and by fitting a
+/// linear probe: what to multiply the time of one with. Half of the dimensions are half a look.
+///
+/// ```text
+/// masks = orders + draws        kNN = 3/2 masks + rescalings + [1 with a mask] + 1        probes = 1/2 masks + factors + 1
+/// ```
+pub fn control_looks(has_mask: bool, draws: usize, n_factors: usize) -> [f64; 2] {
+    /// Orders that take no mask.
+    const ORDERS: usize = 3;
+    const RESCALINGS: usize = 4;
+    let mask = usize::from(has_mask);
+    // The learned order and its reverse.
+    let masks = (ORDERS + 2 * mask + draws) as f64;
+    [1.5 * masks + (RESCALINGS + mask + 1) as f64, 0.5 * masks + (n_factors + 1) as f64]
+}
+
 /// Training and test features under each rescaling, all of which the training features say.
 fn rescaled(train: &Tensor, test: &Tensor, class: &[f64]) -> Result<[(Rescaling, [Tensor; 2]); 4]> {
     let both = |f: &dyn Fn(&Tensor) -> Result<Tensor>| Ok::<_, Error>([f(train)?, f(test)?]);
@@ -430,6 +446,12 @@ mod tests {
         };
         assert!(rho("class_share") > 0.6 && rho("shared_nuisance_share") < -0.4);
 
+        // What is in the answer has been looked for.
+        let masks = (found.orders.len() + found.random.len()) as f64;
+        let decoded = found.decodability.len() as f64;
+        let looks = [1.5 * masks + found.rescaled.len() as f64 + 2.0, 0.5 * masks + decoded];
+        assert_eq!(control_looks(true, 20, 1), looks);
+
         // The nuisance is the loudest: what makes all equal helps, what knows the class more.
         let rescaled = |rescaling| found.rescaled(rescaling).expect("each");
         assert!(rescaled(Rescaling::Standardised) > found.knn_percent + 2.0, "{found:?}");
@@ -448,6 +470,9 @@ mod tests {
         let orders: Vec<MaskOrder> = found.orders.iter().map(|(order, _)| *order).collect();
         assert_eq!(orders, [MaskOrder::Oracle, MaskOrder::Variance, MaskOrder::ViewAgreement]);
         assert_eq!(found.decodability.len(), 1);
+        let masks = (found.orders.len() + found.random.len()) as f64;
+        let looks = [1.5 * masks + found.rescaled.len() as f64 + 1.0, 0.5 * masks + 1.0];
+        assert_eq!(control_looks(false, 20, 0), looks);
         assert_eq!(found.decodability[0].masked_knn_percent, None);
         let oracle = found.of(MaskOrder::Oracle).expect("an order");
         assert!(oracle.soft_knn_percent > found.knn_percent, "{oracle:?}");

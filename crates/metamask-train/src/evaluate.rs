@@ -8,13 +8,14 @@ use metamask_augment::{ImageBatch, evaluation, evaluation_views, to_tensor};
 use metamask_data::{Dataset, Images, Labelled, Places};
 use metamask_encoders::BatchStats;
 use metamask_eval::{
-    ControlSubject, Knn, LinearProbe, MaskControls, NuisanceFactor, Protocol, mask_controls,
+    ControlSubject, Knn, LinearProbe, MaskControls, NuisanceFactor, Protocol, control_looks,
+    mask_controls,
 };
 use metamask_random::{Key, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{Config, MaskMode},
     failure::Failure,
     fine_tune::{FineTune, Recipe, fine_tune},
     init,
@@ -489,6 +490,45 @@ fn running(learner: &Learner) -> impl Fn(&Tensor) -> Result<Tensor> + '_ {
     }
 }
 
+/// Images of which the mask controls see two views each. A correlation's standard error is
+/// then 0.02.
+const CONTROL_IMAGES: usize = 2000;
+
+/// How many images evaluation encodes, some of them twice: for forecasts.
+///
+/// ```text
+/// 2 (train + test) + [4,000 with mask controls]
+/// ```
+/// The untrained encoder is evaluated beside the trained one.
+pub(crate) fn encoded_images(config: &Config, [train, test]: [usize; 2]) -> usize {
+    let views = match config.evaluation.mask_controls {
+        0 => 0,
+        _ => 2 * CONTROL_IMAGES.min(train),
+    };
+    2 * (train + test) + views
+}
+
+/// How often evaluation looks through all features of dimension `dim`, by nearest neighbours and
+/// by fitting a linear probe; other dimensions count in proportion.
+///
+/// ```text
+/// pixels / dim + 2 + [1 with a mask] + mask controls
+/// ```
+pub(crate) fn looks(
+    config: &Config,
+    dim: usize,
+    [train, test]: [usize; 2],
+    n_factors: usize,
+) -> [f64; 2] {
+    let has_mask = config.mask.mode == MaskMode::On;
+    let pixels = 3 * RawPixels::new(train + test, config.augmentation.size).side.pow(2);
+    let rows = pixels as f64 / dim as f64 + if has_mask { 3.0 } else { 2.0 };
+    match config.evaluation.mask_controls {
+        0 => [rows; 2],
+        draws => control_looks(has_mask, draws, n_factors).map(|looks| rows + looks),
+    }
+}
+
 /// h of two views of the first training images, drawn as in the epoch after the last, with the
 /// running statistics, `[n, D]` each.
 fn features_of_views(
@@ -497,12 +537,10 @@ fn features_of_views(
     learner: &Learner,
     epoch: u64,
 ) -> anyhow::Result<[Tensor; 2]> {
-    /// A correlation's standard error is then 0.02.
-    const MOST_IMAGES: usize = 2000;
     let images = data.pretraining(data.pretraining_split())?;
     let recipe = views::recipe(&config.augmentation)?;
     let encode = running(learner);
-    let samples: Vec<u32> = (0..images.len().min(MOST_IMAGES) as u32).collect();
+    let samples: Vec<u32> = (0..images.len().min(CONTROL_IMAGES) as u32).collect();
     let mut found = [Vec::new(), Vec::new()];
     for samples in samples.chunks(BATCH) {
         let views = views::make(&images, &recipe, samples, config.run.seed, epoch as u32)?;

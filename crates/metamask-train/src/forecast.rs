@@ -23,6 +23,7 @@ use crate::{
     algorithm::iteration,
     checkpoint::{Checkpoint, encoded_bytes},
     config::{Config, MaskMode},
+    evaluate::{encoded_images, looks},
     failure::Failure,
     learner::Learner,
     machine,
@@ -130,8 +131,9 @@ pub fn forecast(config: &Config, data: &Dataset) -> anyhow::Result<Forecast> {
         false => at_rest.zip(would_grow).map(|(rest, growth)| rest + growth),
     };
     // Features are there with the mask and without.
-    let widest = pixels_of(config, data).max(2 * learner.encoder.feature_dim());
     let (n_train, n_test) = (data.train.len(), data.test.len());
+    let pixels = 3 * RawPixels::new(n_train + n_test, config.augmentation.size).side.pow(2);
+    let widest = pixels.max(2 * learner.encoder.feature_dim());
     // Those of both splits, a copy of the training ones with unit rows or standardised,
     // and one on the way there.
     let evaluation_bytes = 4 * widest * (3 * n_train + n_test);
@@ -228,12 +230,6 @@ fn steps_of(
     })
 }
 
-/// Values of an image's pixels, as evaluation looks at them.
-fn pixels_of(config: &Config, data: &Dataset) -> usize {
-    let n_images = data.train.len() + data.test.len();
-    RawPixels::new(n_images, config.augmentation.size).side.pow(2) * 3
-}
-
 /// Images that evaluation encodes at a time.
 const ENCODED: usize = 256;
 
@@ -253,8 +249,8 @@ fn encode_some(config: &Config, learner: &Learner, data: &Dataset) -> anyhow::Re
     Ok(start.elapsed().as_secs_f64() / n as f64)
 }
 
-/// Seconds of evaluation: two encoders over all images, and matrix products of neighbours
-/// and probe at the speed of one that is timed here.
+/// Seconds of evaluation: what is encoded, and matrix products of neighbours and probes at the
+/// speed of one that is timed here.
 fn evaluation_s(
     config: &Config,
     learner: &Learner,
@@ -266,14 +262,19 @@ fn evaluation_s(
     if data.train.is_empty() {
         return Ok(0.0);
     }
-    let (n_train, n_test) = (data.train.len() as f64, data.test.len() as f64);
-    let pixels = pixels_of(config, data);
+    let dim = learner.encoder.feature_dim();
+    let n_factors = data.train.factors.as_ref().map_or(0, |table| table.factors().len());
+    let images = [data.train.len(), data.test.len()];
+    let [knn, probes] = looks(config, dim, images, n_factors);
     let (queries, bank) = (128, 1024);
-    let [a, b] = [queries, bank].map(|n| Tensor::ones((n, pixels), DType::F32, &Device::Cpu));
+    let [a, b] = [queries, bank].map(|n| Tensor::ones((n, dim), DType::F32, &Device::Cpu));
+    let (a, b) = (a?, b?.t()?);
+    a.matmul(&b)?;
     let start = Instant::now();
-    a?.matmul(&b?.t()?)?;
-    let a_multiply_add = start.elapsed().as_secs_f64() / (queries * bank * pixels) as f64;
-    let widths = (pixels + 3 * learner.encoder.feature_dim()) as f64;
-    let products = widths * n_train * (n_test + 2.0 * PROBE_PASSES * data.train.n_classes() as f64);
-    Ok(2.0 * encode_s * (n_train + n_test) + a_multiply_add * products)
+    a.matmul(&b)?;
+    let a_multiply_add = start.elapsed().as_secs_f64() / (queries * bank * dim) as f64;
+    let [n_train, n_test] = images.map(|n| n as f64);
+    let a_probe = 2.0 * PROBE_PASSES * data.train.n_classes() as f64;
+    let products = dim as f64 * n_train * (knn * n_test + probes * a_probe);
+    Ok(encoded_images(config, images) as f64 * encode_s + a_multiply_add * products)
 }

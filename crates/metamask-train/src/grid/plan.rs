@@ -24,9 +24,9 @@ use super::{
     record::{machine, version},
 };
 use crate::{
-    config::{Config, MaskMode},
+    config::Config,
     durable,
-    evaluate::features_of,
+    evaluate::{encoded_images, features_of, looks},
     failure::{Code, Failure},
     learner::Learner,
     observer::{Observer, StepReport},
@@ -275,22 +275,19 @@ pub fn measure(config: &Config, scratch: &Path, places: &Places) -> anyhow::Resu
     let features = features_of(&learner, &data.train, size)?;
     let encode_s = Time::now().seconds_since(&start) / data.train.len().max(1) as f64;
     let n_features = features.dim(1)?;
-    let masks = usize::from(config.mask.mode == MaskMode::On);
     let (n_classes, k) = (data.train.n_classes(), config.evaluation.knn_k.min(N_TRAIN));
     let knn = Protocol::Knn(Knn { k, temperature: config.evaluation.knn_temperature });
-    // Pixels once; untrained, trained, and trained with its mask. Time goes with the dimension.
-    let representations = (3 * size * size) as f64 / n_features as f64 + (2 + masks) as f64;
-    let time = |protocol: &Protocol| -> anyhow::Result<f64> {
-        Ok(representations * classify(protocol, n_features, n_classes)?)
-    };
+    let n_factors = data.train.factors.as_ref().map_or(0, |table| table.factors().len());
+    let [knn_looks, probes] = looks(config, n_features, [images[1], images[2]], n_factors);
+    let probe = Protocol::LinearProbe(LinearProbe::default());
     Ok(Measured {
         fixture: manifest.is_some(),
         batch,
         start_s: (start_s - step_s).max(0.0),
         image_s: step_s / batch as f64,
         encode_s,
-        knn_s: time(&knn)? / (N_TRAIN * N_TEST) as f64,
-        linear_s: time(&Protocol::LinearProbe(LinearProbe::default()))? / N_TRAIN as f64,
+        knn_s: knn_looks * classify(&knn, n_features, n_classes)? / (N_TRAIN * N_TEST) as f64,
+        linear_s: probes * classify(&probe, n_features, n_classes)? / N_TRAIN as f64,
         checkpoint_bytes: size_of_newest(&out.join("checkpoints"))?,
         peak_mib: None,
         images,
@@ -391,16 +388,15 @@ impl Measured {
     ///
     /// ```text
     /// steps = epochs · ⌊pre-training images / batch⌋        training = start_s + steps · batch · image_s
-    /// evaluation = 2 (train + test) encode_s + train · test · knn_s + train · linear_s
+    /// evaluation = encoded images · encode_s + train · test · knn_s + train · linear_s
     /// ```
-    /// The untrained encoder is evaluated beside the trained one, so that everything is encoded twice.
     pub fn estimate(&self, config: &Config) -> Estimate {
         let [pretraining, train, test] = self.images;
         let (batch, epochs) = (config.training.batch_size, config.training.epochs);
         let steps = (epochs * (pretraining / batch)) as u64;
         let training_s = steps as f64 * batch as f64 * self.image_s;
         let (n_train, n_test) = (train as f64, test as f64);
-        let evaluation_s = 2.0 * (n_train + n_test) * self.encode_s
+        let evaluation_s = encoded_images(config, [train, test]) as f64 * self.encode_s
             + n_train * n_test * self.knn_s
             + n_train * self.linear_s;
         Estimate {
@@ -447,6 +443,10 @@ mod tests {
         assert!((evaluation_s - (26.0 + 4.0 + 5.0)).abs() < 1e-9, "{evaluation_s}");
         assert!((total_s - (2.0 + 2_050.0 * 5.12 + 35.0)).abs() < 1e-6, "{total_s}");
         assert_eq!((disk_bytes, peak_mib), (2_000, Some(4_000.0)));
+        // Mask controls see two views of 2,000 images.
+        let set = [&set[..], &["evaluation.mask_controls=30".to_owned()]].concat();
+        let config = Config::read("", "", &set).expect("valid");
+        assert!((measured().estimate(&config).evaluation_s - (35.0 + 4.0)).abs() < 1e-9);
     }
 
     #[test]
