@@ -23,9 +23,10 @@ mod peak;
 mod precision;
 mod products;
 mod softmax_regression;
+mod top_k;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{PixelPrograms, Window, cuda_device, free_gpu_memory, peak_gpu_memory};
+pub use cuda::{PixelPrograms, Window, cuda_device, peak_gpu_memory};
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{
@@ -34,7 +35,7 @@ pub use layers::{
     max_pool2d_tangent,
 };
 pub use linearized::Linearized;
-pub use memory::{Allocator, give_back_freed_memory, keep_freed_memory};
+pub use memory::{Allocator, free_gpu_memory, give_back_freed_memory, keep_freed_memory};
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};
@@ -42,6 +43,7 @@ pub use peak::{copy, multiply_adds};
 pub use precision::Precision;
 pub use products::visit_products;
 pub use softmax_regression::{LossAndGradient, softmax_regression};
+pub use top_k::{MOST_OF_TOP_K, top_k};
 
 /// Which statistics batch normalisation uses, and whether it updates the
 /// running ones. Passes of the meta step take `BatchOnly`: they must leave no

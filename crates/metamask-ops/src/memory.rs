@@ -2,6 +2,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
+use candle_core::{Device, Result};
+
 /// The system's allocator, for `#[global_allocator]`. Where it has no memory left, a
 /// function of the program's tells so and ends it; Rust's own way is a message about an
 /// allocation and SIGABRT.
@@ -89,5 +91,17 @@ pub fn give_back_freed_memory() {
         unsafe {
             libc::malloc_trim(0);
         }
+    }
+}
+
+/// Bytes that a GPU has free; `None` of anything else.
+///
+/// # Errors
+/// If the driver does not say.
+pub fn free_gpu_memory(device: &Device) -> Result<Option<usize>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::free_memory(device).map(Some),
+        _ => Ok(None),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) const ELEMENTWISE: Module =
     Module { name: "metamask_elementwise", ptx: ptx::ELEMENTWISE };
 pub(crate) const POOL: Module = Module { name: "metamask_pool", ptx: ptx::POOL };
 pub(crate) const PIXELS: Module = Module { name: "metamask_pixels", ptx: ptx::PIXELS };
+pub(crate) const TOP_K: Module = Module { name: "metamask_top_k", ptx: ptx::TOP_K };
 
 impl Module {
     /// The kernel `<name>_<suffix>`.

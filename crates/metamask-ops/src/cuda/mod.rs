@@ -5,6 +5,7 @@
 pub(crate) mod launch;
 mod libraries;
 mod pixels;
+mod top_k;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +15,7 @@ use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{Device, Result};
 
 pub use pixels::{PixelPrograms, Window};
+pub(crate) use top_k::top_k;
 
 /// The GPU of this number, from 0 on, in the driver's order: one device, however often it is asked
 /// for.
@@ -53,18 +55,10 @@ fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
     unsafe { result::device::get_mem_pool(device.cuda_stream().context().cu_device()) }.ok()
 }
 
-/// Bytes that a GPU has free; `None` of anything else.
-///
-/// # Errors
-/// If the driver does not say.
-pub fn free_gpu_memory(device: &Device) -> Result<Option<usize>> {
-    match device {
-        Device::Cuda(device) => {
-            let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
-            Ok(Some(free))
-        }
-        _ => Ok(None),
-    }
+/// Bytes that a GPU has free.
+pub(crate) fn free_memory(device: &CudaDevice) -> Result<usize> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
+    Ok(free)
 }
 
 /// The most bytes of a GPU's memory that this program had in use at once, libraries' own and freed

@@ -330,6 +330,14 @@ impl Names {
                 b: source(2)?,
                 c: source(3)?,
             }),
+            "bfi" => Ok(Operation::InsertBits {
+                ty,
+                to: to()?,
+                a: source(1)?,
+                b: source(2)?,
+                first: self.operand(at(3)?, Type::U(32))?,
+                len: self.operand(at(4)?, Type::U(32))?,
+            }),
             "setp" => self.compare(words, ty, operands),
             "selp" => Ok(Operation::Select {
                 to: to()?,

@@ -291,6 +291,14 @@ impl<'a, M: Memory> Block<'a, M> {
                 let bits = multiply_add(*ty, value(*a), value(*b), value(*c));
                 self.set(thread, *to, *ty, bits);
             }
+            Operation::InsertBits { ty, to, a, b, first, len } => {
+                let [first, len] = [*first, *len].map(|operand| value(operand) as u32 & 0xff);
+                // Bits beyond the register are nobody's.
+                let ones = 1u64.checked_shl(len).map_or(u64::MAX, |bit| bit - 1);
+                let field = ones.checked_shl(first).unwrap_or(0);
+                let inserted = value(*a).checked_shl(first).unwrap_or(0) & field;
+                self.set(thread, *to, *ty, value(*b) & !field | inserted);
+            }
             Operation::Compare { how, unordered, ty, to, a, b, with } => {
                 let mut holds = compare(*how, *unordered, *ty, value(*a), value(*b));
                 if let Some((what, other, negated)) = with {

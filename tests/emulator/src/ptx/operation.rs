@@ -186,6 +186,15 @@ pub enum Operation {
         b: Operand,
         c: Operand,
     },
+    /// The lowest `len` bits of `a`, in place of those of `b` from bit `first` on.
+    InsertBits {
+        ty: Type,
+        to: u32,
+        a: Operand,
+        b: Operand,
+        first: Operand,
+        len: Operand,
+    },
     Compare {
         how: Comparison,
         unordered: bool,

@@ -108,6 +108,8 @@ fn arithmetic_rounds_and_wraps_as_the_types_say() {
         ("mov.b32 %r3, %f1; mul.hi.u32 %r2, %r3, %r3;", 0xffff_ffff, 0xffff_fffe),
         ("mov.b32 %r3, %f1; abs.s32 %r2, %r3;", -7i32 as u32, 7),
         ("mov.b32 %r3, %f1; rem.s32 %r2, %r3, 4;", -7i32 as u32, -3i32 as u32),
+        ("mov.b32 %r3, %f1; mov.u32 %r4, 0; bfi.b32 %r2, %r3, %r4, 8, 4;", 0xabc, 0xc00),
+        ("mov.b32 %r3, %f1; mov.u32 %r4, -1; bfi.b32 %r2, %r3, %r4, 24, 32;", 0x12, 0x12ff_ffff),
         ("setp.leu.f32 %p1, %f1, 0f00000000; selp.b32 %r2, 1, 0, %p1;", f32::NAN.to_bits(), 1),
         ("setp.gt.f32 %p1, %f1, 0f00000000; selp.b32 %r2, 1, 0, %p1;", f32::NAN.to_bits(), 0),
         ("setp.nan.f32 %p1, %f1, %f1; selp.b32 %r2, 1, 0, %p1;", f32::NAN.to_bits(), 1),
