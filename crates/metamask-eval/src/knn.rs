@@ -3,12 +3,12 @@
 
 use std::cmp::Ordering;
 
-use candle_core::{DType, Result, Tensor, bail};
-use metamask_ops::visit_products;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use metamask_ops::{MOST_OF_TOP_K, top_k, visit_products};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{check_labels, checked_features};
+use crate::{check_labels, finite_features};
 
 /// Settings of [`knn_predict`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ impl Default for Knn {
 /// ```
 /// N_k(q) are the k of the highest cosine, of equal ones those that come first
 /// in the bank; the lowest class wins between equal votes. A feature of zeros
-/// has cosine 0 with everything. Computed in f32; the memory beyond the
-/// features is bounded, whatever their number.
+/// has cosine 0 with everything. Computed in f32, where the bank is (more than 2048
+/// neighbours on the CPU); the memory beyond the features is bounded, whatever their number.
 ///
 /// # Shapes
 /// `bank`: `[n, dim]` with `n` labels, `queries`: `[m, dim]`. Returns `m` classes.
@@ -51,7 +51,7 @@ pub fn knn_predict(
     check_labels("knn_predict", bank_labels, n_bank, n_classes)?;
     knn.check(n_bank)?;
     search("knn_predict", bank, queries, knn.k, |nearest| {
-        knn.vote(&nearest.sorted(), bank_labels, n_classes)
+        knn.vote(&nearest, bank_labels, n_classes)
     })
 }
 
@@ -69,7 +69,7 @@ pub fn nearest(bank: &Tensor, queries: &Tensor, k: usize) -> Result<Vec<Vec<(f32
     if !(1..=n_bank).contains(&k) {
         bail!("nearest: k must be from 1 to the bank's size {n_bank}, got {k}");
     }
-    search("nearest", bank, queries, k, Nearest::sorted)
+    search("nearest", bank, queries, k, |nearest| nearest)
 }
 
 /// The bank's size, where the queries have its width.
@@ -81,24 +81,68 @@ fn checked_widths(operation: &str, bank: &Tensor, queries: &Tensor) -> Result<us
     Ok(n_bank)
 }
 
-/// What `finish` makes of each query's nearest.
+/// What `finish` makes of each query's nearest, sorted.
 fn search<T: Send>(
     operation: &str,
     bank: &Tensor,
     queries: &Tensor,
     k: usize,
-    finish: impl Fn(Nearest) -> T + Sync,
+    finish: impl Fn(Vec<(f32, usize)>) -> T + Sync,
+) -> Result<Vec<T>> {
+    let [bank, queries] = [finite_features(operation, bank)?, finite_features(operation, queries)?];
+    match bank.device() {
+        Device::Cpu => search_on_cpu(&bank, &queries.to_device(&Device::Cpu)?, k, finish),
+        _ if k > MOST_OF_TOP_K => {
+            let [bank, queries] = [&bank, &queries].map(|h| h.to_device(&Device::Cpu));
+            search_on_cpu(&bank?, &queries?, k, finish)
+        }
+        device => search_by_tensors(&bank, &queries.to_device(device)?, k, finish),
+    }
+}
+
+/// Cosines are looked at while they are in the cache, and not kept.
+fn search_on_cpu<T: Send>(
+    bank: &Tensor,
+    queries: &Tensor,
+    k: usize,
+    finish: impl Fn(Vec<(f32, usize)>) -> T + Sync,
 ) -> Result<Vec<T>> {
     let dim = bank.dim(1)?;
-    let bank = unit_rows(&checked_features(operation, bank)?)?; // [N, D]
-    let queries = unit_rows(&checked_features(operation, queries)?)?; // [M, D]
+    let bank = unit_rows(bank)?; // [N, D]
+    let queries = unit_rows(queries)?; // [M, D]
     let mut found = Vec::with_capacity(queries.len() / dim);
     for queries in queries.chunks(QUERIES * dim) {
         let mut nearest: Vec<_> = (0..queries.len() / dim).map(|_| Nearest::new(k)).collect();
         visit_products(queries, &bank, dim, &mut nearest, |nearest, first, cosines| {
             nearest.offer(cosines, first);
         });
-        found.par_extend(nearest.into_par_iter().map(&finish));
+        found.par_extend(nearest.into_par_iter().map(|nearest| finish(nearest.sorted())));
+    }
+    Ok(found)
+}
+
+/// A block of queries has its cosines with the whole bank at once, where the bank is.
+fn search_by_tensors<T: Send>(
+    bank: &Tensor,
+    queries: &Tensor,
+    k: usize,
+    finish: impl Fn(Vec<(f32, usize)>) -> T + Sync,
+) -> Result<Vec<T>> {
+    /// 256 MiB.
+    const COSINES: usize = 1 << 26;
+    let bank = unit_rows_by_tensors(bank)?.t()?; // [D, N]
+    let (n_bank, n_queries) = (bank.dim(1)?, queries.dim(0)?);
+    let block = (COSINES / n_bank).max(1);
+    let mut found = Vec::with_capacity(n_queries);
+    for first in (0..n_queries).step_by(block) {
+        let queries = queries.narrow(0, first, block.min(n_queries - first))?;
+        let cosines = unit_rows_by_tensors(&queries)?.matmul(&bank)?;
+        let (cosines, indices) = top_k(&cosines, k)?;
+        let (cosines, indices) = (cosines.to_vec2::<f32>()?, indices.to_vec2::<u32>()?);
+        found.par_extend(cosines.into_par_iter().zip(indices).map(|(cosines, indices)| {
+            let indices = indices.into_iter().map(|i| i as usize);
+            finish(cosines.into_iter().zip(indices).collect())
+        }));
     }
     Ok(found)
 }
@@ -209,9 +253,22 @@ fn unit_rows(features: &Tensor) -> Result<Vec<f32>> {
     Ok(values)
 }
 
+/// The same where only tensors reach, in blocks of rows, for f64 takes twice the room.
+fn unit_rows_by_tensors(features: &Tensor) -> Result<Tensor> {
+    /// 128 MiB of f64.
+    const NUMBERS: usize = 1 << 24;
+    let (n, dim) = features.dims2()?;
+    let block = (NUMBERS / dim).max(1);
+    let unit = |first: usize| -> Result<Tensor> {
+        let rows = features.narrow(0, first, block.min(n - first))?.to_dtype(DType::F64)?;
+        let norms = rows.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
+        rows.broadcast_div(&norms)?.to_dtype(DType::F32)
+    };
+    Tensor::cat(&(0..n).step_by(block).map(unit).collect::<Result<Vec<_>>>()?, 0)
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use metamask_random::{Key, Purpose};
 
     use super::*;
@@ -258,6 +315,21 @@ mod tests {
             predictions.push(votes.iter().position(|&v| v == best).unwrap() as u32);
         }
         Ok(predictions)
+    }
+
+    #[test]
+    fn tensors_alone_find_the_same_neighbours() -> Result<()> {
+        let (bank, queries) = (normal(300, 7, KEY)?, normal(40, 7, KEY.view(2))?);
+        // A row of zeros has cosine 0 with everything, of either sign.
+        let bank = Tensor::cat(&[bank, Tensor::zeros((1, 7), DType::F64, &Device::Cpu)?], 0)?;
+        let expected = search_on_cpu(&bank, &queries, 25, |nearest| nearest)?;
+        let found = search_by_tensors(&bank, &queries, 25, |nearest| nearest)?;
+        assert_eq!(found.len(), 40);
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            assert_eq!(found.1, expected.1);
+            assert!((found.0 - expected.0).abs() < 1e-6, "{found:?} {expected:?}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -82,6 +82,11 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Features as the CPU tensor `[n, dim]` that the evaluations work on.
 fn checked_features(operation: &str, features: &Tensor) -> Result<Tensor> {
+    finite_features(operation, features)?.to_device(&Device::Cpu)
+}
+
+/// The same where they are.
+fn finite_features(operation: &str, features: &Tensor) -> Result<Tensor> {
     let (n, dim) = features.dims2()?;
     if n == 0 || dim == 0 {
         bail!("{operation}: features must not be empty, got shape [{n}, {dim}]");
@@ -95,7 +100,7 @@ fn checked_features(operation: &str, features: &Tensor) -> Result<Tensor> {
     if nothing != 0.0 {
         bail!("{operation}: features must be finite, got NaN or infinity (did training diverge?)");
     }
-    features.to_device(&Device::Cpu)?.contiguous()
+    features.contiguous()
 }
 
 /// Checks that there is one label a row and that all are below `n_classes`.

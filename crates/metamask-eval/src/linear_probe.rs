@@ -58,7 +58,7 @@ pub struct LinearClassifier {
 
 impl LinearProbe {
     /// Fits the classifier. Computes products in the features' dtype (f32 or
-    /// f64), sums and the solver's vectors in f64.
+    /// f64) where the features are, sums and the solver's vectors in f64.
     ///
     /// # Shapes
     /// `features`: `[n, dim]` with `n` labels.
@@ -70,6 +70,7 @@ impl LinearProbe {
         labels: &[u32],
         n_classes: usize,
     ) -> Result<LinearClassifier> {
+        let device = features.device();
         let features = checked_features("linear_probe", features)?; // [N, D]
         let (n, dim) = features.dims2()?;
         check_labels("linear_probe", labels, n, n_classes)?;
@@ -79,7 +80,7 @@ impl LinearProbe {
             DType::F64 => standardisation::<f64>(&features)?,
             _ => standardisation::<f32>(&features)?,
         };
-        let x = standardised(&features, &mean, &inverse_std)?;
+        let x = standardised(&features, &mean, &inverse_std)?.to_device(device)?;
         drop(features);
         let objective = Objective { x, labels, n_classes, penalty: self.penalty };
         let start = vec![0.0; n_classes * (dim + 1)];

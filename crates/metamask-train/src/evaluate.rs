@@ -11,6 +11,7 @@ use metamask_eval::{
     ControlSubject, Knn, LinearProbe, MaskControls, NuisanceFactor, Protocol, control_looks,
     mask_controls,
 };
+use metamask_ops::free_gpu_memory;
 use metamask_random::{Key, Purpose};
 use serde::{Deserialize, Serialize};
 
@@ -353,6 +354,20 @@ impl Bench<'_> {
         Ok(Some((train, features_of(learner, &self.evaluated.data.test, size)?)))
     }
 
+    /// Training and test features on the learner's GPU, if it is on one that has room for them and
+    /// for what neighbours and probe make of them.
+    fn on_gpu(&self, (train, test): (&Tensor, &Tensor)) -> Result<Option<(Tensor, Tensor)>> {
+        /// Features, the same with unit rows or standardised, and one on the way there.
+        const COPIES: usize = 3;
+        let device = self.evaluated.learner.device();
+        let Some(free) = free_gpu_memory(device)? else { return Ok(None) };
+        let bytes = (train.elem_count() + test.elem_count()) * size_of::<f32>();
+        if COPIES * bytes > free / 2 {
+            return Ok(None);
+        }
+        Ok(Some((train.to_device(device)?, test.to_device(device)?)))
+    }
+
     /// The trained mask beside masks of the same values in other orders.
     fn mask_controls(
         &self,
@@ -417,6 +432,8 @@ impl Bench<'_> {
     ) -> anyhow::Result<Row> {
         let Evaluated { config, data, at: (step, _), .. } = *self.evaluated;
         let mut row = Row::new(name);
+        let there = features.map(|features| self.on_gpu(features)).transpose()?.flatten();
+        let features = there.as_ref().map(|(train, test)| (train, test)).or(features);
         let accuracy = |measure: Measure, protocol: Protocol| -> Result<Option<f64>> {
             let Some((train, test)) = features.filter(|_| self.measures.contains(&measure)) else {
                 return Ok(None);

@@ -12,7 +12,8 @@ use metamask_augment::two_view_programs;
 use metamask_augment::{ImageBatch, Pipeline, Transform, TwoViews, to_tensor, two_views};
 use metamask_data::{Batches, Unlabelled, epoch_order};
 #[cfg(feature = "cuda")]
-use metamask_ops::{PixelPrograms, free_gpu_memory};
+use metamask_ops::PixelPrograms;
+use metamask_ops::free_gpu_memory;
 
 use crate::config::Augmentation;
 
@@ -120,8 +121,9 @@ impl ViewStream {
                 let order = epoch_order(seed, epoch, images.len() as u32);
                 for samples in Batches::new(&order, batch_size).skip(from) {
                     let batch = match draws_only {
+                        #[cfg(feature = "cuda")]
                         true => drawn(&images, &recipe, samples, seed, epoch),
-                        false => make(&images, &recipe, samples, seed, epoch).map(Batch::Views),
+                        _ => make(&images, &recipe, samples, seed, epoch).map(Batch::Views),
                     };
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {
@@ -172,7 +174,6 @@ impl Drop for ViewStream {
 }
 
 /// All images on the GPU, if `device` is one and they leave it room to train.
-#[cfg(feature = "cuda")]
 fn on_gpu(images: &Unlabelled, device: &Device) -> Result<Option<Tensor>> {
     let images = images.images();
     let Some(free) = free_gpu_memory(device)? else { return Ok(None) };
@@ -183,11 +184,6 @@ fn on_gpu(images: &Unlabelled, device: &Device) -> Result<Option<Tensor>> {
     let there = Tensor::from_slice(images.bytes(), shape, device)?;
     images.looked_at(images.len());
     Ok(Some(there))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &Unlabelled, _: &Device) -> Result<Option<Tensor>> {
-    Ok(None)
 }
 
 /// What makes the views of these samples where the images are.
@@ -203,11 +199,6 @@ fn drawn(
     let shape = [images.len(), images.height(), images.width()];
     let programs = two_view_programs(recipe, shape, samples, seed, epoch)?;
     Ok(Batch::Programs(Box::new(programs)))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn drawn(_: &Unlabelled, _: &TwoViews, _: &[u32], _: u64, _: u32) -> Result<Batch> {
-    candle_core::bail!("views: this build computes on the CPU only")
 }
 
 /// The views of batch `batch` of epoch `epoch`, both from 0, as [`ViewStream`] yields them.
