@@ -1,6 +1,6 @@
 //! `metamask bench knn`: the neighbours' vote on random features.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use clap::Args;
 use metamask_eval::{Knn, knn_predict};
 use metamask_ops::Precision;
@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::profile::percent;
 use super::{Common, grouped, machine, median, peak, times};
+use crate::device::DeviceArgument;
 use crate::print;
 
 #[derive(Args, Debug)]
@@ -17,6 +18,7 @@ use crate::print;
 Examples:
   metamask bench knn
   metamask bench knn --bank 100000 --dim 2048 --k 20
+  metamask bench knn --device cuda:0
 
 Classifies random features by random neighbours: cosines, the k largest, their weighted vote.")]
 pub(super) struct BenchKnnArguments {
@@ -37,6 +39,8 @@ pub(super) struct BenchKnnArguments {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     k: u32,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -44,19 +48,20 @@ const ROUNDS: usize = 3;
 const CLASSES: u32 = 10;
 
 pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
-    let BenchKnnArguments { queries, bank, dim, k, ref common } = *arguments;
+    let BenchKnnArguments { queries, bank, dim, k, ref device, ref common } = *arguments;
     if k > bank {
         let message =
             format!("--k: {k} neighbours of a bank of {bank}, expected no more than that");
         return Err(Failure::new(Code::Usage, message).into());
     }
     let machine = machine(common)?;
+    let there = device.open()?;
     let key = Key::new(0, Purpose::Test);
     let features = |rows: u32, key: Key| -> anyhow::Result<Tensor> {
         let (rows, dim) = (rows as usize, dim as usize);
         let mut stream = key.stream();
         let values: Vec<f32> = (0..rows * dim).map(|_| stream.normal() as f32).collect();
-        Ok(Tensor::from_vec(values, (rows, dim), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (rows, dim), &there)?)
     };
     let (bank_features, query_features) = (features(bank, key)?, features(queries, key.sample(1))?);
     let mut stream = key.view(1).stream();
@@ -68,11 +73,13 @@ pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
     })?;
     let ms = median(&times);
     let gflops = 2e-6 * f64::from(queries) * f64::from(bank) * f64::from(dim) / ms;
-    let peak = peak::gflops(Precision::Exact);
+    // What a GPU could do is not measured.
+    let peak = there.is_cpu().then(|| peak::gflops(Precision::Exact));
     let rate = 1e3 * f64::from(queries) / ms;
     if common.json {
         let value = json!({
             "machine": machine,
+            "device": device.name(),
             "queries": queries,
             "bank": bank,
             "dim": dim,
@@ -89,13 +96,16 @@ pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
     let memory = machine::peak_mib().map_or_else(String::new, |mib| {
         format!("memory at most {mib:.0} MiB, of which features {:.0}\n", mebibytes(arguments))
     });
+    let share = peak.map_or_else(String::new, |peak| {
+        format!(", {} of the peak ({peak:.0})", percent(gflops / peak))
+    });
+    let place = if there.is_cpu() { String::new() } else { format!("{}, ", device.name()) };
     print::to_stdout(&format!(
-        "kNN: {} queries, a bank of {} of width {dim}, k = {k}\n{machine}, median of {ROUNDS}\n\n\
-         {ms:.0} ms, {} queries/s; cosines at {gflops:.0} GFLOP/s, {} of the peak ({peak:.0})\n{memory}",
+        "kNN: {} queries, a bank of {} of width {dim}, k = {k}\n{place}{machine}, median of {ROUNDS}\n\n\
+         {ms:.0} ms, {} queries/s; cosines at {gflops:.0} GFLOP/s{share}\n{memory}",
         grouped(f64::from(queries)),
         grouped(f64::from(bank)),
         grouped(rate),
-        percent(gflops / peak),
     ))
 }
 
