@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     drawing::Drawing,
     palette::KINDS,
-    svg::{Panel, ends_of, escape, shortened, ticks},
+    svg::{Panel, dot, ends_of, escape, shortened, ticks},
 };
 
 /// What the picture shows. Every number is finite.
@@ -88,8 +88,9 @@ pub fn columns_figure(figure: &ColumnsFigure<'_>) -> Drawing {
         let y = TOP + KEY_LINE * (i / 2) as f64;
         let _ = writeln!(
             body,
-            r#"<path class="line kind{kind}" d="M{left} {}h24"/><text x="{}" y="{y}">{}</text>"#,
+            r#"<path class="line kind{kind}" d="M{left} {}h24"/>{}<text x="{}" y="{y}">{}</text>"#,
             y - 4.0,
+            dot(i, left + 12.0, y - 4.0),
             left + 32.0,
             escape(&shortened(&row.title, 52)),
         );
@@ -103,7 +104,7 @@ pub fn columns_figure(figure: &ColumnsFigure<'_>) -> Drawing {
             };
             let (x, y) = (panel.x(column as f64) + aside, panel.y(*mean));
             let _ = write!(line, "{}{x:.1} {y:.1}", if joins { "L" } else { "M" });
-            let _ = write!(dots, "M{x:.1} {y:.1}h0");
+            dots += &dot(i, x, y);
             if let Some(deviation) = deviation {
                 let _ = write!(
                     bars,
@@ -116,7 +117,7 @@ pub fn columns_figure(figure: &ColumnsFigure<'_>) -> Drawing {
         }
         let _ = writeln!(
             body,
-            r#"<path class="line kind{kind}" d="{line}"/><path class="line kind{kind} faint" d="{bars}"/><path class="points kind{kind}" d="{dots}"/>"#
+            r#"<path class="line kind{kind}" d="{line}"/><path class="line kind{kind} faint" d="{bars}"/>{dots}"#
         );
     }
     let mut y = top + PLOT + 64.0;
@@ -153,6 +154,7 @@ mod tests {
         // Columns at (i + 1/2) / 4 of 788 pixels; 48 to 60 in steps of 2 on 430 up to 130.
         assert!(svg.contains(r#"d="M170.5 380.0L367.5 130.0M761.5 330.0""#), "{svg}");
         assert!(svg.contains(r#"faint" d="M170.5 430.0V330.0""#), "{svg}");
+        assert!(svg.contains(r#"cx="761.5" cy="330.0""#), "{svg}");
         assert!(!svg.contains("a<b>") && !svg.contains("k<5") && !svg.contains("NaN"));
         for rows in [&[][..], &[row("none", &[None; 4])]] {
             let svg = columns_figure(&ColumnsFigure { rows, ..figure.clone() }).standalone();

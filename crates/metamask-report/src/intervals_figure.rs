@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     drawing::Drawing,
     palette::KINDS,
-    svg::{ends_of, escape, number, shortened, ticks},
+    svg::{dot, ends_of, escape, number, shortened, ticks},
 };
 
 /// What the picture shows. Every number is finite.
@@ -66,7 +66,7 @@ const APART: f64 = 5.0;
 
 /// Draws each value as a point with its interval as a bar, on one scale along the bottom.
 ///
-/// Kinds differ in colour and, every second one, in shape: circles and squares.
+/// Kinds differ in colour and in shape.
 pub fn intervals_figure(figure: &IntervalsFigure<'_>) -> Drawing {
     let marks = || figure.rows.iter().flat_map(|row| &row.marks);
     let ends = |mark: &IntervalMark| -> Vec<f64> {
@@ -130,7 +130,7 @@ fn key(body: &mut String, figure: &IntervalsFigure<'_>, left: f64) -> f64 {
     let (mut y, point, text) = (TOP, left + 6.0, left + 18.0);
     let kinds = figure.kinds.iter().enumerate().filter(|_| figure.kinds.len() > 1);
     for (kind, name) in kinds {
-        let (shape, name) = (shape(kind, point, y - 4.0), escape(name));
+        let (shape, name) = (dot(kind, point, y - 4.0), escape(name));
         let _ = writeln!(body, r#"{shape}<text x="{text}" y="{y}">{name}</text>"#);
         y += KEY_LINE;
     }
@@ -144,20 +144,6 @@ fn key(body: &mut String, figure: &IntervalsFigure<'_>, left: f64) -> f64 {
         y += KEY_LINE;
     }
     y - KEY_LINE
-}
-
-/// A circle, of every second kind a square. Shapes and not the ends of lines, which not every
-/// printer draws.
-fn shape(kind: usize, x: f64, y: f64) -> String {
-    let class = kind % KINDS;
-    match kind.is_multiple_of(2) {
-        true => format!(r#"<circle class="mark kind{class}" cx="{x:.1}" cy="{y}" r="4.5"/>"#),
-        false => format!(
-            r#"<rect class="mark kind{class}" x="{:.1}" y="{}" width="8" height="8"/>"#,
-            x - 4.0,
-            y - 4.0
-        ),
-    }
 }
 
 fn mark_svg(mark: &IntervalMark, y: f64, x: &impl Fn(f64) -> f64) -> String {
@@ -174,7 +160,7 @@ fn mark_svg(mark: &IntervalMark, y: f64, x: &impl Fn(f64) -> f64) -> String {
         let (low, high) = (x(low), x(high));
         let _ = writeln!(svg, r#"<path class="line kind{kind}" d="M{low:.1} {y}H{high:.1}"/>"#);
     }
-    let (shape, text) = (shape(mark.kind, x(mark.value), y), escape(&mark.text));
+    let (shape, text) = (dot(mark.kind, x(mark.value), y), escape(&mark.text));
     let below = y + 4.0;
     let _ = writeln!(svg, r#"{shape}<text x="{TEXTS}" y="{below}">{text}</text>"#);
     svg

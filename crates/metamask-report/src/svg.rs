@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::palette::KINDS;
+
 /// Text that means only itself in XML. What XML cannot hold becomes U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -17,6 +19,24 @@ pub(crate) fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// A circle, a square or a diamond, in turn: kinds are told apart without their colours, too. Shapes
+/// and not the ends of lines, which not every printer draws.
+pub(crate) fn dot(kind: usize, x: f64, y: f64) -> String {
+    let class = kind % KINDS;
+    match kind % 3 {
+        0 => format!(r#"<circle class="mark kind{class}" cx="{x:.1}" cy="{y:.1}" r="4.5"/>"#),
+        1 => format!(
+            r#"<rect class="mark kind{class}" x="{:.1}" y="{:.1}" width="8" height="8"/>"#,
+            x - 4.0,
+            y - 4.0
+        ),
+        _ => format!(
+            r#"<path class="mark kind{class}" d="M{x:.1} {:.1}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>"#,
+            y - 5.5
+        ),
+    }
 }
 
 /// A place for a picture in the drawing: data on both axes, pixels on paper.
