@@ -14,12 +14,12 @@ a PNG and a CSV with every number in it. docs/figures.md says what each shows. R
 runs/figures-DATA; finished ones are not run again, and one that was interrupted goes on.
 
   1a  SimCLR and Barlow Twins
-  1b  Barlow Twins over the width of its projector, a grid (xtask/tables/figure-1b.toml)
+  1b  Barlow Twins over the width of its projector, a grid (xtask/tables/claims/widths.toml)
   2   Barlow Twins
   5   SimCLR + MetaMask
 
 Options:
-  --data NAME     a data set of the presets; of 1b garments or fashion-mnist (default garments)
+  --data NAME     a data set of the presets (default garments)
   --out DIR       folder of the pictures (default runs/figures-DATA)
   --data-dir DIR  folder with the data set's files
   -j N            1b: jobs at a time (default: one a core)
@@ -28,7 +28,7 @@ Example:
   cargo xtask reproduce-figure 2
 ";
 
-const GRID: &str = "xtask/tables/figure-1b.toml";
+const GRID: &str = "xtask/tables/claims/widths.toml";
 
 pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     let data = arguments.option("--data")?.unwrap_or_else(|| "garments".to_owned());

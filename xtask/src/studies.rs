@@ -47,6 +47,7 @@ Parts, each a grid in xtask/tables/claims:
   images     SimCLR and its mask on 1, 5, 10, 25 and 100 % of the images
   schedules  a fixed learning rate against a cosine, with and without the mask
   knobs      one setting at a time around SimCLR + L_drr + mask
+  widths     Barlow Twins over the width of its projector (figure 1b)
 
 Options:
   --only NAME    one part (default: all)
@@ -79,7 +80,15 @@ const CONFOUNDERS: Study = Study {
     ],
 };
 
-const CLAIMS: Study = Study { name: "claims", parts: &["images", "schedules", "knobs"] };
+const CLAIMS: Study = Study { name: "claims", parts: &["images", "schedules", "knobs", "widths"] };
+
+/// What is committed of a grid that has several budgets.
+fn budget(part: &str) -> &'static [&'static str] {
+    match part {
+        "widths" => &["--budget", "garments"],
+        _ => &[],
+    }
+}
 
 pub(crate) fn run_confounders(arguments: Arguments) -> anyhow::Result<()> {
     CONFOUNDERS.run(arguments)
@@ -129,6 +138,7 @@ impl Study {
             let command = if plan { "plan" } else { "run" };
             let mut grid = metamask()?;
             grid.args(["grid", command, &self.file(part), "--records", &records, "-j", &together]);
+            grid.args(budget(part));
             if plan {
                 shell::run(&mut grid)?;
                 continue;
@@ -156,7 +166,7 @@ impl Study {
 
     fn table(&self, part: &str, records: &str) -> anyhow::Result<Command> {
         let mut table = metamask()?;
-        table.args(["grid", "table", &self.file(part), "--records", records]);
+        table.args(["grid", "table", &self.file(part), "--records", records]).args(budget(part));
         Ok(table)
     }
 
