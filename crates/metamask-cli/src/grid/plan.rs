@@ -1,7 +1,7 @@
 //! `metamask grid plan`: measures each cell and multiplies it out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -61,10 +61,28 @@ pub(super) fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
             cells.insert((i, key), (job, job.config.clone()));
         }
     }
-    let measured = measure_all(arguments, &cells, (parallel, threads))?;
+    let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
+    let measured = measure_all(arguments, &cells, (parallel, threads), |of, measured| {
+        if !arguments.save {
+            return Ok(());
+        }
+        // As soon as it is there: all of them may take an hour.
+        for job in jobs.iter().filter(|job| job.arm == Arm::Own && key(&job.config) == of) {
+            let (threads, which) = ((threads / parallel).max(1), (&*budget, &*job.recipe));
+            let mut planned = Planned::new(&grid.name, which, threads, parallel);
+            planned.cells.push(PlannedCell {
+                column: job.column.clone(),
+                row: job.row.clone(),
+                hash: job.cell_hash(),
+                measured: measured.clone(),
+                estimate: measured.estimate(&job.config),
+            });
+            kept.insert(planned.write(&records)?);
+        }
+        Ok(())
+    })?;
 
     let mut lines: Vec<Line> = Vec::new();
-    let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     for (job, state) in jobs.iter().zip(&states) {
         let measured = &measured[&key(&job.config)];
         let estimate = measured.estimate(&job.config);
@@ -94,26 +112,9 @@ pub(super) fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
                 data_is_here: data_is_here(&job.config.data.dataset, &places)?,
             }),
         }
-        let of_recipe = planned.entry(job.recipe.clone()).or_insert_with(|| {
-            Planned::new(&grid.name, (&budget, &job.recipe), (threads / parallel).max(1), parallel)
-        });
-        let is_new =
-            !of_recipe.cells.iter().any(|c| (&c.column, &c.row) == (&job.column, &job.row));
-        if job.arm == Arm::Own && is_new {
-            of_recipe.cells.push(PlannedCell {
-                column: job.column.clone(),
-                row: job.row.clone(),
-                hash: job.cell_hash(),
-                measured: measured.clone(),
-                estimate,
-            });
-        }
     }
-    if arguments.save {
-        for planned in planned.into_values() {
-            let path = planned.write(&records)?;
-            print::to_stderr(&format!("kept: {}", shown(&path)));
-        }
+    for path in kept {
+        print::to_stderr(&format!("kept: {}", shown(&path)));
     }
     match arguments.json {
         true => {
@@ -137,11 +138,13 @@ fn key(config: &Config) -> String {
     different.map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
-/// Measures each in a process of its own, as many at a time as jobs will be.
+/// Measures each in a process of its own, as many at a time as jobs will be; `keep` gets each with
+/// its key as soon as it is there.
 fn measure_all(
     arguments: &PlanArguments,
     cells: &BTreeMap<(usize, String), (&Job, Config)>,
     (parallel, threads): (usize, usize),
+    mut keep: impl FnMut(&str, &Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<BTreeMap<String, Measured>> {
     let program = std::env::current_exe().context("failed to find this program")?;
     let scratch = Scratch::new()?;
@@ -182,7 +185,9 @@ fn measure_all(
             return Err(Failure::new(Code::Internal, message).into());
         }
         let found = serde_json::from_slice(&output.stdout);
-        measured.insert(key.clone(), found.context("failed to read a measurement")?);
+        let found = found.context("failed to read a measurement")?;
+        keep(key, &found)?;
+        measured.insert(key.clone(), found);
         // Checkpoints of many cells add up.
         let _ = std::fs::remove_dir_all(folder);
         spinner.advance();
