@@ -11,7 +11,7 @@ use metamask_train::{
     Failure, expect_new,
     grid::{
         Arm, GridFile, Record, Table as Numbers, mask_controls,
-        page::{baselines, column_table, minutes, overview_cell},
+        page::{baselines, column_table, minutes, overview_cell, planned_on},
         table::{ColumnOfTable, Line, PlannedTest, Section},
         text_table::Words,
     },
@@ -107,7 +107,8 @@ fn about(section: &Section) -> Vec<String> {
     let seeds: Vec<String> = section.seeds.iter().map(u64::to_string).collect();
     let about = section.about.trim().replace('\n', " ");
     let state = format!("{state}. Seeds: {}.", seeds.join(", "));
-    [about, state].into_iter().filter(|text| !text.is_empty()).collect()
+    let place = planned_on(section).unwrap_or_default();
+    [about, state, place].into_iter().filter(|text| !text.is_empty()).collect()
 }
 
 /// What the grid found, in sentences.

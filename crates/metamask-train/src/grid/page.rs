@@ -121,7 +121,19 @@ fn overview(section: &Section) -> String {
         }
         text += "\n";
     }
+    if let Some(place) = planned_on(section) {
+        let _ = writeln!(text, "\n{place}");
+    }
     text
+}
+
+/// What the times of the reproducible cells are of; none if there is no such cell.
+pub fn planned_on(section: &Section) -> Option<String> {
+    let mut lines = section.columns.iter().flat_map(|column| &column.lines);
+    let place = section.planned_on.as_ref()?;
+    lines
+        .any(|line| line.arm == Arm::Own && line.state == CellState::Reproducible)
+        .then(|| format!("A run's time: four steps of each cell on {place}, multiplied out."))
 }
 
 /// What the overview says of a line, but for its notes.

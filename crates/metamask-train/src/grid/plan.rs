@@ -143,6 +143,12 @@ impl Planned {
         }
     }
 
+    /// What its times are of.
+    pub fn place(&self) -> String {
+        let threads = if self.threads == 1 { "thread" } else { "threads" };
+        format!("{} {threads} of {}, no GPU", self.threads, self.machine)
+    }
+
     /// Where it lies.
     pub fn path(folder: &Path, budget: &str, recipe: &str) -> PathBuf {
         folder.join(format!("{PREFIX}{budget}-{recipe}.json"))

@@ -90,6 +90,9 @@ pub struct Section {
     pub tolerance: Option<f64>,
     /// The seeds that a whole cell has.
     pub seeds: Vec<u64>,
+    /// What the times of planned cells are of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_on: Option<String>,
     /// The columns.
     pub columns: Vec<ColumnOfTable>,
 }
@@ -215,6 +218,7 @@ impl Table {
                     reproduces: budget.reproduces,
                     tolerance: budget.tolerance,
                     seeds: seeds.clone(),
+                    planned_on: planned.as_ref().map(Planned::place),
                     columns: columns(grid, &jobs, &found, planned.as_ref(), budget.reproduces)?,
                 };
                 let is_default = budget.recipes.is_empty() || budget.recipes.contains(recipe);
