@@ -353,13 +353,14 @@ fn timing_table(timings: &Log) -> Option<Table> {
 }
 
 /// Which numbers are drawn over training, and what they are.
-const CURVE_NAMES: [(&str, &str); 9] = [
+const CURVE_NAMES: [(&str, &str); 10] = [
     ("base_loss", "base loss B"),
     ("loss", "loss L, all terms"),
     ("redundancy_loss", "L_drr"),
     ("effective_rank", "effective rank of the features"),
     ("embedding_std", "spread of the embeddings: std of a coordinate"),
     ("dead_dimensions", "dead dimensions of the features"),
+    ("mean_correlation", "mean correlation of two features"),
     ("gradient_norm", "norm of the gradient"),
     ("second_order_ratio", "second order over direct term"),
     ("learning_rate", "learning rate"),

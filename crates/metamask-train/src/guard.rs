@@ -1,7 +1,10 @@
 //! Watches a run for collapse: embeddings that no longer tell images apart.
 
-use candle_core::{Device, Result};
-use metamask_eval::{dead_dimensions, effective_rank};
+use candle_core::{Device, Result, Tensor};
+use metamask_eval::{
+    ALPHA_REQ_RANKS, alpha_req, covariance_spectrum, dead_dimensions, effective_rank,
+    participation_ratio, rank_me, redundancy,
+};
 use serde::Serialize;
 
 use crate::{algorithm::Iteration, learner::Learner};
@@ -21,16 +24,54 @@ impl Dimensions {
     /// # Errors
     /// If a feature is not finite.
     pub fn of(learner: &Learner, found: &Iteration) -> Result<Self> {
-        let h = match learner.mask.logits.dims() == [found.features.dim(1)?] {
-            true => found.features.broadcast_mul(&learner.mask.values()?.detach())?,
-            false => found.features.clone(), // the mask lies on the embedding
-        };
-        let h = h.to_device(&Device::Cpu)?;
+        let h = masked_features(learner, found)?;
         Ok(Self {
             effective_rank: effective_rank(&h)?,
             dead_dimensions: dead_dimensions(&h, DEAD)?,
         })
     }
+}
+
+/// What else a batch tells of its dimensions, too dear for every step that is logged. A batch
+/// bounds all of it: compare batches of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Microscope {
+    /// RankMe of the masked features.
+    pub rank_me: f64,
+    /// Their participation ratio.
+    pub participation_ratio: f64,
+    /// Their α of α-ReQ, where there are eigenvalues enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_req: Option<f64>,
+    /// Mean absolute correlation of two dimensions, where two vary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_correlation: Option<f64>,
+}
+
+impl Microscope {
+    /// As [`Dimensions::of`].
+    ///
+    /// # Errors
+    /// If a feature is not finite.
+    pub fn of(learner: &Learner, found: &Iteration) -> Result<Self> {
+        let h = masked_features(learner, found)?;
+        let law = alpha_req(&covariance_spectrum(&h)?, ALPHA_REQ_RANKS);
+        Ok(Self {
+            rank_me: rank_me(&h)?,
+            participation_ratio: participation_ratio(&h)?,
+            alpha_req: law.map(|law| law.alpha),
+            mean_correlation: redundancy(&h)?.mean_off_diagonal,
+        })
+    }
+}
+
+/// m ⊙ h of view a, or h where the mask lies on the embedding.
+fn masked_features(learner: &Learner, found: &Iteration) -> Result<Tensor> {
+    let h = match learner.mask.logits.dims() == [found.features.dim(1)?] {
+        true => found.features.broadcast_mul(&learner.mask.values()?.detach())?,
+        false => found.features.clone(),
+    };
+    h.to_device(&Device::Cpu)
 }
 
 /// Share of the largest standard deviation below which a dimension is dead.

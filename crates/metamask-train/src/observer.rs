@@ -4,7 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{failure::Failure, guard::Dimensions, init::InitReport};
+use crate::{
+    failure::Failure,
+    guard::{Dimensions, Microscope},
+    init::InitReport,
+};
 
 /// Receives a run's events. Every method has an empty body.
 pub trait Observer {
@@ -154,4 +158,7 @@ pub struct EpochReport {
     /// How the dimensions of the last batch's features are used.
     #[serde(flatten)]
     pub dimensions: Dimensions,
+    /// And what else it tells of them.
+    #[serde(flatten)]
+    pub microscope: Microscope,
 }

@@ -22,7 +22,7 @@ use crate::{
     evaluate::{Evaluated, MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure, one_line, shown},
     finite, forecast,
-    guard::{COLLAPSE_HELP, Dimensions, Guard},
+    guard::{COLLAPSE_HELP, Dimensions, Guard, Microscope},
     init,
     learner::Learner,
     losses::chance_level,
@@ -593,5 +593,6 @@ fn epoch_report(
         embedding_std: last.embedding_std,
         embedding_std_even: last.embedding_std_even,
         dimensions: Dimensions::of(learner, found)?,
+        microscope: Microscope::of(learner, found)?,
     })
 }

@@ -348,6 +348,16 @@ fn the_log_begins_with_the_first_step_and_says_how_dimensions_are_used() -> anyh
         assert!((even - 8f64.sqrt().recip()).abs() < 1e-12);
         assert!(line["effective_rank"].as_f64() <= Some(16.0));
     }
+    // At an epoch's end, more of it.
+    let of_epochs = lines.iter().filter(|line| line["kind"] == "epoch");
+    for line in of_epochs {
+        let measure = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key}: {line}"));
+        // Squares weigh the large ones.
+        assert!(measure("participation_ratio") <= measure("effective_rank"), "{line}");
+        assert!((1.0..=17.0).contains(&measure("rank_me")), "{line}");
+        assert!((0.0..=1.0).contains(&measure("mean_correlation")), "{line}");
+        assert!(measure("alpha_req") > 0.0, "{line}");
+    }
     Ok(())
 }
 
