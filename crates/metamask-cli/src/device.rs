@@ -2,7 +2,8 @@
 
 use candle_core::Device;
 use clap::Args;
-use metamask_train::{Code, Failure};
+use metamask_ops::peak_gpu_memory;
+use metamask_train::{Code, Failure, machine};
 
 #[derive(Args, Debug)]
 pub(crate) struct DeviceArgument {
@@ -48,4 +49,12 @@ fn gpu(name: &str, ordinal: u16) -> Result<Device, Failure> {
 fn gpu(name: &str, _: u16) -> Result<Device, Failure> {
     let message = format!("`{name}`: this build computes on the CPU only, expected `cpu`");
     Err(Failure::new(Code::Device, message))
+}
+
+/// The most MiB that were in use at once: of the GPU where it is one, else of the process.
+pub(crate) fn peak_mib_of(device: &Device) -> Option<f64> {
+    match device {
+        Device::Cpu => machine::peak_mib(),
+        _ => peak_gpu_memory(device).map(|bytes| bytes as f64 / f64::from(1 << 20)),
+    }
 }

@@ -26,7 +26,7 @@ mod softmax_regression;
 mod top_k;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{PixelPrograms, Window, cuda_device, peak_gpu_memory};
+pub use cuda::{PixelPrograms, Window, cuda_device};
 pub use differentiable::{Differentiable, Dual};
 pub use kernel::{Kernel, keep_candle_on_one_thread, set_threads, threads};
 pub use layers::{
@@ -35,7 +35,9 @@ pub use layers::{
     max_pool2d_tangent,
 };
 pub use linearized::Linearized;
-pub use memory::{Allocator, free_gpu_memory, give_back_freed_memory, keep_freed_memory};
+pub use memory::{
+    Allocator, free_gpu_memory, give_back_freed_memory, keep_freed_memory, peak_gpu_memory,
+};
 pub use network::{Conv2d, Network, NetworkBuilder, Node, Phase, Pool, StepView, Watcher};
 pub use normalize::{l2_normalize, log_sum_exp, standardize};
 pub use parameters::{ParameterEntry, ParameterGroup, ParameterKind};

@@ -94,7 +94,7 @@ pub fn give_back_freed_memory() {
     }
 }
 
-/// Bytes that a GPU has free; `None` of anything else.
+/// Bytes that a GPU has free, or that the program keeps there for itself; `None` of anything else.
 ///
 /// # Errors
 /// If the driver does not say.
@@ -103,5 +103,15 @@ pub fn free_gpu_memory(device: &Device) -> Result<Option<usize>> {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => crate::cuda::free_memory(device).map(Some),
         _ => Ok(None),
+    }
+}
+
+/// The most bytes of a GPU's memory that this program had in use at once, libraries' own and freed
+/// ones left out; `None` of anything else, and where the driver does not say.
+pub fn peak_gpu_memory(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::peak_memory(device),
+        _ => None,
     }
 }

@@ -5,12 +5,12 @@ use clap::Args;
 use metamask_eval::{Knn, knn_predict};
 use metamask_ops::Precision;
 use metamask_random::{Key, Purpose};
-use metamask_train::{Code, Failure, machine};
+use metamask_train::{Code, Failure};
 use serde_json::json;
 
 use super::profile::percent;
 use super::{Common, grouped, machine, median, peak, times};
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, peak_mib_of};
 use crate::print;
 
 #[derive(Args, Debug)]
@@ -89,11 +89,11 @@ pub(super) fn run(arguments: &BenchKnnArguments) -> anyhow::Result<()> {
             "queries_per_second": rate,
             "gflops": gflops,
             "peak_gflops": peak,
-            "peak_mib": machine::peak_mib(),
+            "peak_mib": peak_mib_of(&there),
         });
         return print::to_stdout(&format!("{value}\n"));
     }
-    let memory = machine::peak_mib().map_or_else(String::new, |mib| {
+    let memory = peak_mib_of(&there).map_or_else(String::new, |mib| {
         format!("memory at most {mib:.0} MiB, of which features {:.0}\n", mebibytes(arguments))
     });
     let share = peak.map_or_else(String::new, |peak| {

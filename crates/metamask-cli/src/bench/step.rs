@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::profile::{Profile, Sum, percent};
 use super::{Common, Settings, grouped, growth, machine, median, milliseconds, peak};
-use crate::device::DeviceArgument;
+use crate::device::{DeviceArgument, peak_mib_of};
 use crate::print;
 
 #[derive(Args, Debug)]
@@ -117,7 +117,7 @@ fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> a
         return Err(Failure::new(Code::Usage, message).into());
     }
     let taken = measure(config, usize::from(arguments.steps), None, device)?;
-    let peak_mib = peak_gpu_mib(device);
+    let peak_mib = peak_mib_of(device);
     if arguments.common.json {
         let value = json!({
             "settings": arguments.settings.preset,
@@ -148,16 +148,6 @@ fn on_gpu(arguments: &BenchStepArguments, config: &Config, device: &Device) -> a
         let _ = writeln!(text, "memory of the GPU at most    {mib:>8.0} MiB");
     }
     print::to_stdout(&text)
-}
-
-#[cfg(feature = "cuda")]
-fn peak_gpu_mib(device: &Device) -> Option<f64> {
-    metamask_ops::peak_gpu_memory(device).map(|bytes| bytes as f64 / f64::from(1 << 20))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn peak_gpu_mib(_: &Device) -> Option<f64> {
-    None
 }
 
 fn summary(taken: &Taken, encoder: &Sum, (peak, copy): (f64, f64)) -> String {

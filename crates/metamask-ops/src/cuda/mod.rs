@@ -55,19 +55,27 @@ fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
     unsafe { result::device::get_mem_pool(device.cuda_stream().context().cu_device()) }.ok()
 }
 
-/// Bytes that a GPU has free.
+/// Bytes that a GPU has free, those that the program keeps for itself included.
 pub(crate) fn free_memory(device: &CudaDevice) -> Result<usize> {
+    use sys::CUmemPool_attribute::{
+        CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+    };
     let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
-    Ok(free)
+    let [reserved, used] = [CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT]
+        .map(|attribute| of_pool(device, attribute).unwrap_or(0));
+    Ok(free + reserved.saturating_sub(used) as usize)
 }
 
 /// The most bytes of a GPU's memory that this program had in use at once, libraries' own and freed
-/// ones left out; `None` of anything else, and where the driver does not say.
-pub fn peak_gpu_memory(device: &Device) -> Option<u64> {
-    let Device::Cuda(device) = device else { return None };
-    let (pool, mut peak) = (pool(device)?, 0u64);
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    // SAFETY: the device's own pool, and a number of 64 bits, as this attribute is.
-    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut peak).cast()) }.ok()?;
-    Some(peak)
+/// ones left out; `None` where the driver does not say.
+pub(crate) fn peak_memory(device: &CudaDevice) -> Option<u64> {
+    of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+}
+
+/// Bytes, as one of the pool's `…_MEM_…` attributes counts them.
+fn of_pool(device: &CudaDevice, attribute: sys::CUmemPool_attribute) -> Option<u64> {
+    let (pool, mut bytes) = (pool(device)?, 0u64);
+    // SAFETY: the device's own pool, and a number of 64 bits, as these attributes are.
+    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.ok()?;
+    Some(bytes)
 }

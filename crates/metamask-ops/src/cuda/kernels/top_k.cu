@@ -21,27 +21,16 @@ __device__ inline void order(uint64_t *a, uint64_t *b, bool descends) {
     if ((x < y) == descends) *a = y, *b = x;
 }
 
-// Sorts K ranks that fall and then rise, or rise and then fall: the last stage of a bitonic sort.
-template <int K> __device__ void merge(uint64_t *ranks, bool descends) {
-    for (int apart = K / 2; apart > 0; apart /= 2) {
+// A stage of Batcher's bitonic sort: of K ranks every `run` that rise and then fall, or fall and
+// then rise, are put in order, the first run falling or not, the others in turn.
+template <int K> __device__ void stage(uint64_t *ranks, int run, bool falls) {
+    for (int apart = run / 2; apart > 0; apart /= 2) {
         __syncthreads();
         for (int pair = threadIdx.x; pair < K / 2; pair += blockDim.x) {
             const int first = pair / apart * 2 * apart + pair % apart;
-            order(ranks + first, ranks + first + apart, descends);
+            order(ranks + first, ranks + first + apart, (first / run % 2 == 1) != falls);
         }
     }
-}
-
-// Batcher's bitonic sort of K ranks, the smallest first.
-template <int K> __device__ void sort(uint64_t *ranks) {
-    for (int run = 2; run <= K; run *= 2)
-        for (int apart = run / 2; apart > 0; apart /= 2) {
-            __syncthreads();
-            for (int pair = threadIdx.x; pair < K / 2; pair += blockDim.x) {
-                const int first = pair / apart * 2 * apart + pair % apart;
-                order(ranks + first, ranks + first + apart, first / run % 2 == 1);
-            }
-        }
 }
 
 // Row by row, K columns at a time: the best so far fall, the next ones rise, and of the larger one
@@ -55,10 +44,10 @@ __device__ void top_k(const float *rows, int n, int k, float *values, uint32_t *
         __syncthreads();
         for (int i = threadIdx.x; i < K; i += blockDim.x)
             next[i] = i < n - first ? rank_of(row[first + i], first + i) : 0;
-        sort<K>(next);
+        for (int run = 2; run <= K; run *= 2) stage<K>(next, run, false);
         __syncthreads();
         for (int i = threadIdx.x; i < K; i += blockDim.x) best[i] = max(best[i], next[i]);
-        merge<K>(best, true);
+        stage<K>(best, K, true);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < k; i += blockDim.x) {
