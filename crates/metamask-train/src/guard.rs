@@ -1,10 +1,7 @@
 //! Watches a run for collapse: embeddings that no longer tell images apart.
 
 use candle_core::{Device, Result, Tensor};
-use metamask_eval::{
-    ALPHA_REQ_RANKS, alpha_req, covariance_spectrum, dead_dimensions, effective_rank,
-    participation_ratio, rank_me, redundancy,
-};
+use metamask_eval::{Usage, dead_dimensions, effective_rank, redundancy};
 use serde::Serialize;
 
 use crate::{algorithm::Iteration, learner::Learner};
@@ -32,15 +29,19 @@ impl Dimensions {
     }
 }
 
-/// What else a batch tells of its dimensions, too dear for every step that is logged. A batch
-/// bounds all of it: compare batches of one size.
+/// The same and what is too dear for every step that is logged. A batch bounds all of it: compare
+/// batches of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Microscope {
-    /// RankMe of the masked features.
+pub struct DimensionsOfEpoch {
+    /// As in [`Dimensions`].
+    pub effective_rank: f64,
+    /// As in [`Dimensions`].
+    pub dead_dimensions: usize,
+    /// RankMe.
     pub rank_me: f64,
-    /// Their participation ratio.
+    /// Participation ratio.
     pub participation_ratio: f64,
-    /// Their α of α-ReQ, where there are eigenvalues enough.
+    /// α of α-ReQ, where there are eigenvalues enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_req: Option<f64>,
     /// Mean absolute correlation of two dimensions, where two vary.
@@ -48,18 +49,22 @@ pub struct Microscope {
     pub mean_correlation: Option<f64>,
 }
 
-impl Microscope {
-    /// As [`Dimensions::of`].
+impl DimensionsOfEpoch {
+    /// Of view a of an epoch's last batch, under the mask.
     ///
     /// # Errors
     /// If a feature is not finite.
     pub fn of(learner: &Learner, found: &Iteration) -> Result<Self> {
         let h = masked_features(learner, found)?;
-        let law = alpha_req(&covariance_spectrum(&h)?, ALPHA_REQ_RANKS);
+        let Usage {
+            effective_rank, rank_me, participation_ratio, alpha_req, dead_dimensions, ..
+        } = Usage::of(&h)?;
         Ok(Self {
-            rank_me: rank_me(&h)?,
-            participation_ratio: participation_ratio(&h)?,
-            alpha_req: law.map(|law| law.alpha),
+            effective_rank,
+            dead_dimensions,
+            rank_me,
+            participation_ratio,
+            alpha_req: alpha_req.map(|law| law.alpha),
             mean_correlation: redundancy(&h)?.mean_off_diagonal,
         })
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    guard::{Dimensions, Microscope},
+    guard::{Dimensions, DimensionsOfEpoch},
     init::InitReport,
 };
 
@@ -157,8 +157,5 @@ pub struct EpochReport {
     pub embedding_std_even: f64,
     /// How the dimensions of the last batch's features are used.
     #[serde(flatten)]
-    pub dimensions: Dimensions,
-    /// And what else it tells of them.
-    #[serde(flatten)]
-    pub microscope: Microscope,
+    pub dimensions: DimensionsOfEpoch,
 }

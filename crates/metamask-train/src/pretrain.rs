@@ -22,7 +22,7 @@ use crate::{
     evaluate::{Evaluated, MaskRange, Measure, Results, evaluate},
     failure::{Code, Failure, one_line, shown},
     finite, forecast,
-    guard::{COLLAPSE_HELP, Dimensions, Guard, Microscope},
+    guard::{COLLAPSE_HELP, Dimensions, DimensionsOfEpoch, Guard},
     init,
     learner::Learner,
     losses::chance_level,
@@ -592,7 +592,6 @@ fn epoch_report(
         mask_histogram: learner.meta.map(|_| mask_histogram(learner)).transpose()?,
         embedding_std: last.embedding_std,
         embedding_std_even: last.embedding_std_even,
-        dimensions: Dimensions::of(learner, found)?,
-        microscope: Microscope::of(learner, found)?,
+        dimensions: DimensionsOfEpoch::of(learner, found)?,
     })
 }
