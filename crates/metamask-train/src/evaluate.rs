@@ -526,7 +526,8 @@ pub(crate) fn encoded_images(config: &Config, [train, test]: [usize; 2]) -> usiz
 }
 
 /// How often evaluation looks through all features of dimension `dim`, by nearest neighbours and
-/// by fitting a linear probe; other dimensions count in proportion.
+/// by fitting a linear probe; other dimensions count in proportion. `data` is what it looks at, or
+/// a part of it.
 ///
 /// ```text
 /// pixels / dim + 2 + [1 with a mask] + mask controls
@@ -535,10 +536,11 @@ pub(crate) fn looks(
     config: &Config,
     dim: usize,
     [train, test]: [usize; 2],
-    n_factors: usize,
+    data: &Labelled,
 ) -> [f64; 2] {
     let has_mask = config.mask.mode == MaskMode::On;
-    let pixels = 3 * RawPixels::new(train + test, config.augmentation.size).side.pow(2);
+    let n_factors = data.factors.as_ref().map_or(0, |table| table.factors().len());
+    let pixels = RawPixels::new(train + test, config.augmentation.size).dim();
     let rows = pixels as f64 / dim as f64 + if has_mask { 3.0 } else { 2.0 };
     match config.evaluation.mask_controls {
         0 => [rows; 2],

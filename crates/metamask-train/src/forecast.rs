@@ -132,7 +132,7 @@ pub fn forecast(config: &Config, data: &Dataset) -> anyhow::Result<Forecast> {
     };
     // Features are there with the mask and without.
     let (n_train, n_test) = (data.train.len(), data.test.len());
-    let pixels = 3 * RawPixels::new(n_train + n_test, config.augmentation.size).side.pow(2);
+    let pixels = RawPixels::new(n_train + n_test, config.augmentation.size).dim();
     let widest = pixels.max(2 * learner.encoder.feature_dim());
     // Those of both splits, a copy of the training ones with unit rows or standardised,
     // and one on the way there.
@@ -263,9 +263,8 @@ fn evaluation_s(
         return Ok(0.0);
     }
     let dim = learner.encoder.feature_dim();
-    let n_factors = data.train.factors.as_ref().map_or(0, |table| table.factors().len());
     let images = [data.train.len(), data.test.len()];
-    let [knn, probes] = looks(config, dim, images, n_factors);
+    let [knn, probes] = looks(config, dim, images, &data.train);
     let (queries, bank) = (128, 1024);
     let [a, b] = [queries, bank].map(|n| Tensor::ones((n, dim), DType::F32, &Device::Cpu));
     let (a, b) = (a?, b?.t()?);

@@ -30,6 +30,11 @@ impl RawPixels {
         Self { n_images, view, side }
     }
 
+    /// Values of an image.
+    pub(crate) fn dim(self) -> usize {
+        3 * self.side.pow(2)
+    }
+
     /// The pixels of these images, `[samples, side · side · 3]`, normalised as for the
     /// encoder.
     pub(crate) fn of(self, images: &Images, samples: Option<&[u32]>) -> Result<Tensor> {

@@ -61,13 +61,18 @@ pub(super) fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
             cells.insert((i, key), (job, job.config.clone()));
         }
     }
+    // Of each cell the first seed.
+    let cell = |job: &Job| (job.column.clone(), job.row.clone(), job.recipe.clone());
+    let mut seen = BTreeSet::new();
+    let own = jobs.iter().filter(|job| job.arm == Arm::Own);
+    let to_keep: Vec<&Job> = own.filter(|job| seen.insert(cell(job))).collect();
     let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
     let measured = measure_all(arguments, &cells, (parallel, threads), |of, measured| {
         if !arguments.save {
             return Ok(());
         }
         // As soon as it is there: all of them may take an hour.
-        for job in jobs.iter().filter(|job| job.arm == Arm::Own && key(&job.config) == of) {
+        for job in to_keep.iter().filter(|job| key(&job.config) == of) {
             let (threads, which) = ((threads / parallel).max(1), (&*budget, &*job.recipe));
             let mut planned = Planned::new(&grid.name, which, threads, parallel);
             planned.cells.push(PlannedCell {

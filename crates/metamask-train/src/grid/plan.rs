@@ -143,6 +143,13 @@ impl Planned {
         }
     }
 
+    /// Whether its times can stand beside another's.
+    fn is_alike(&self, other: &Self) -> bool {
+        let measured_by =
+            |plan: &Self| (plan.version.clone(), plan.machine.clone(), plan.threads, plan.jobs);
+        measured_by(self) == measured_by(other)
+    }
+
     /// What its times are of.
     pub fn place(&self) -> String {
         let threads = if self.threads == 1 { "thread" } else { "threads" };
@@ -179,22 +186,19 @@ impl Planned {
         }
     }
 
-    /// Writes it; cells that were planned before and not again are kept. A plan
-    /// is no result: a newer one takes the place of the older.
+    /// Writes it; cells that were planned before and not again are kept, unless by another version
+    /// or on another machine: a plan says of all its cells what their times are of. A plan is no
+    /// result: a newer one takes the place of the older.
     ///
     /// # Errors
     /// If the one that is there does not read, or the disk refuses.
     pub fn write(mut self, folder: &Path) -> Result<PathBuf, Failure> {
         fs::create_dir_all(folder).map_err(|error| Failure::io(folder, "create", &error))?;
-        if let Some(before) = Self::read(folder, &self.budget, &self.recipe)? {
-            for cell in before.cells {
-                if !self
-                    .cells
-                    .iter()
-                    .any(|own| (&own.column, &own.row) == (&cell.column, &cell.row))
-                {
-                    self.cells.push(cell);
-                }
+        let before = Self::read(folder, &self.budget, &self.recipe)?;
+        for cell in before.filter(|before| before.is_alike(&self)).map_or(vec![], |p| p.cells) {
+            let same = |own: &PlannedCell| (&own.column, &own.row) == (&cell.column, &cell.row);
+            if !self.cells.iter().any(same) {
+                self.cells.push(cell);
             }
         }
         self.cells.sort_by(|a, b| (&a.column, &a.row).cmp(&(&b.column, &b.row)));
@@ -283,8 +287,7 @@ pub fn measure(config: &Config, scratch: &Path, places: &Places) -> anyhow::Resu
     let n_features = features.dim(1)?;
     let (n_classes, k) = (data.train.n_classes(), config.evaluation.knn_k.min(N_TRAIN));
     let knn = Protocol::Knn(Knn { k, temperature: config.evaluation.knn_temperature });
-    let n_factors = data.train.factors.as_ref().map_or(0, |table| table.factors().len());
-    let [knn_looks, probes] = looks(config, n_features, [images[1], images[2]], n_factors);
+    let [knn_looks, probes] = looks(config, n_features, [images[1], images[2]], &data.train);
     let probe = Protocol::LinearProbe(LinearProbe::default());
     Ok(Measured {
         fixture: manifest.is_some(),
@@ -513,6 +516,12 @@ mod tests {
         // Seeds share it; other settings do not, and the base at equal compute is no cell.
         assert!(planned.of(&jobs[0]).is_some() && planned.of(&jobs[3]).is_some());
         assert!(planned.of(&jobs[2]).is_none());
+        // Times of another machine do not stay beside them.
+        let mut elsewhere = Planned { machine: "another".to_owned(), ..planned.clone() };
+        elsewhere.cells.truncate(1);
+        elsewhere.write(folder.path())?;
+        let planned = Planned::read(folder.path(), "default", "default")?.expect("written");
+        assert_eq!((planned.cells.len(), &*planned.machine), (1, "another"));
         Ok(())
     }
 }
