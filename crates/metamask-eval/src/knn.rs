@@ -96,7 +96,7 @@ fn search<T: Send>(
             let [bank, queries] = [&bank, &queries].map(|h| h.to_device(&Device::Cpu));
             search_on_cpu(&bank?, &queries?, k, finish)
         }
-        device => search_by_tensors(&bank, &queries.to_device(device)?, k, finish),
+        device => search_by_tensors(&bank, &queries.to_device(device)?, k, COSINES, finish),
     }
 }
 
@@ -121,18 +121,20 @@ fn search_on_cpu<T: Send>(
     Ok(found)
 }
 
-/// A block of queries has its cosines with the whole bank at once, where the bank is.
+/// Cosines that are there at once where the bank is on a GPU, 256 MiB.
+const COSINES: usize = 1 << 26;
+
+/// A block of queries has its cosines with the whole bank, `at_once` of them, where the bank is.
 fn search_by_tensors<T: Send>(
     bank: &Tensor,
     queries: &Tensor,
     k: usize,
+    at_once: usize,
     finish: impl Fn(Vec<(f32, usize)>) -> T + Sync,
 ) -> Result<Vec<T>> {
-    /// 256 MiB.
-    const COSINES: usize = 1 << 26;
     let bank = unit_rows_by_tensors(bank)?.t()?; // [D, N]
     let (n_bank, n_queries) = (bank.dim(1)?, queries.dim(0)?);
-    let block = (COSINES / n_bank).max(1);
+    let block = (at_once / n_bank).max(1);
     let mut found = Vec::with_capacity(n_queries);
     for first in (0..n_queries).step_by(block) {
         let queries = queries.narrow(0, first, block.min(n_queries - first))?;
@@ -323,11 +325,14 @@ mod tests {
         // A row of zeros has cosine 0 with everything, of either sign.
         let bank = Tensor::cat(&[bank, Tensor::zeros((1, 7), DType::F64, &Device::Cpu)?], 0)?;
         let expected = search_on_cpu(&bank, &queries, 25, |nearest| nearest)?;
-        let found = search_by_tensors(&bank, &queries, 25, |nearest| nearest)?;
-        assert_eq!(found.len(), 40);
-        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-            assert_eq!(found.1, expected.1);
-            assert!((found.0 - expected.0).abs() < 1e-6, "{found:?} {expected:?}");
+        // All at once, and three queries at a time with one left.
+        for at_once in [COSINES, 1000] {
+            let found = search_by_tensors(&bank, &queries, 25, at_once, |nearest| nearest)?;
+            assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [25; 40]);
+            for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+                assert_eq!(found.1, expected.1);
+                assert!((found.0 - expected.0).abs() < 1e-6, "{found:?} {expected:?}");
+            }
         }
         Ok(())
     }
