@@ -169,8 +169,8 @@ fn side_by_side(runs: &[RunReport]) -> Section {
     Section { in_contents: Some(title.clone()), title, blocks }
 }
 
-const CURVES: &str = "Means over each epoch, but for effective rank, spread and dead dimensions, \
-                      which are of its last batch. The dashed line of the base loss is a guess's, \
+const CURVES: &str = "Means over each epoch, but for effective rank, spread, dead dimensions and \
+                      correlation, which are of its last batch. The dashed line of the base loss is a guess's, \
                       that of the spread is what coordinates have that share it evenly.";
 
 const BOUNDS_DISTRUST: [&str; 4] = [
