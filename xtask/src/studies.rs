@@ -21,6 +21,7 @@ Parts, each a grid in xtask/tables/confounders:
   comparison      what the search chose, fresh seeds, test images, two data sets
   comparison-beside
                   the same of a mask beside the network
+  comparison-rate the same of the study's best mask, and of one that does not move
   study           forms of the mask, controls, six methods, on garments
   causal          four arms where the background gives the class away
   authors         the authors' recipe verbatim, at two lengths
@@ -74,6 +75,7 @@ const CONFOUNDERS: Study = Study {
         "search-beside",
         "comparison",
         "comparison-beside",
+        "comparison-rate",
         "study",
         "causal",
         "authors",
