@@ -84,9 +84,9 @@ pub(crate) fn linear_backward<T: Real>(
 ) {
     let shape = s.as_convolution();
     if let Some(dx) = dx {
-        conv2d_forward(Precision::Exact, &shape, dy, w, dx, accumulate, ws);
+        conv2d_forward(Precision::Exact, &shape, dy.into(), w, dx, accumulate, ws);
     }
-    conv2d_backward_weight(Precision::Exact, &shape, dy, x, dw, ws);
+    conv2d_backward_weight(Precision::Exact, &shape, dy.into(), x, dw, ws);
     if let Some(db) = db {
         db.fill(T::ZERO);
         for row in dy.chunks_exact(s.out_features) {

@@ -19,6 +19,7 @@ mod product;
 mod shared;
 mod simd;
 mod softmax_regression;
+mod source;
 #[cfg(test)]
 mod testing;
 mod workspace;
@@ -29,7 +30,7 @@ pub(crate) use batch_norm::{
 };
 pub(crate) use conv2d::{
     ConvShape, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
-    conv2d_forward_normalised,
+    conv2d_forward_normalised, conv2d_forward_with_moments,
 };
 pub(crate) use elementwise::{add, add_assign, relu, relu_backward};
 pub(crate) use linear::{LinearShape, linear_backward, linear_forward};
@@ -41,4 +42,5 @@ pub(crate) use pool::{
 pub(crate) use product::visit_products;
 pub(crate) use simd::Real;
 pub(crate) use softmax_regression::{RegressionSums, SoftmaxRegression};
+pub(crate) use source::{Scaling, Source};
 pub(crate) use workspace::Workspace;

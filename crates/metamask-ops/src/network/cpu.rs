@@ -8,19 +8,19 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 use super::{
     engine::{
         BATCH_NORM_EPSILON, Engine, LinearGradient, MOMENTUM, Moved, Norm, NormDots, NormSpans,
-        Part,
+        Part, Source,
     },
     memory::{Buffer, BufferPool},
     plan::{Plan, Step},
 };
 use crate::Precision;
 use crate::kernels::{
-    BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Relu, Workspace, add,
-    add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward, batch_norm_forward,
-    batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight, conv2d_forward,
-    conv2d_forward_normalised, global_avg_pool_backward, global_avg_pool_forward, linear_backward,
-    linear_forward, max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu,
-    relu_backward,
+    self, BatchNorm, ConvShape, LinearShape, Normalisation, PoolShape, Real, Relu, Scaling,
+    Workspace, add, add_assign, avg_pool2d_backward, avg_pool2d_forward, batch_norm_backward,
+    batch_norm_forward, batch_norm_tangent, conv2d_backward_data, conv2d_backward_weight,
+    conv2d_forward, conv2d_forward_normalised, conv2d_forward_with_moments,
+    global_avg_pool_backward, global_avg_pool_forward, linear_backward, linear_forward,
+    max_pool2d_backward, max_pool2d_forward, max_pool2d_tangent, moments, relu, relu_backward,
 };
 
 /// The engine, and all memory that a network reuses on it.
@@ -35,6 +35,13 @@ pub(super) struct Cpu<T> {
 pub(super) struct Moments<T> {
     values: Buffer<T>,
     inv_std: Buffer<T>,
+}
+
+/// `scale = γ s`, then `shift = β − μ γ s`: what a normalisation multiplies by and adds.
+#[derive(Debug)]
+pub(super) struct Folded<T> {
+    values: Buffer<T>,
+    relu: bool,
 }
 
 impl<T: Real> Cpu<T> {
@@ -64,7 +71,10 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
     type Moments = Moments<T>;
     type Weights = ();
     type Output = Vec<T>;
+    type Folded = Folded<T>;
     type Scratch = Workspace<T>;
+
+    const NORMALISES_SOURCES: bool = true;
 
     fn storage(storage: &Storage) -> Option<&CpuStorage> {
         match storage {
@@ -175,16 +185,28 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
         Ok(moved)
     }
 
+    fn fold(&self, norm: &Norm<'_, Self>) -> Result<Folded<T>> {
+        let channels = norm.spans.mean.len();
+        let mut values = self.buffers().take(2 * channels);
+        let (scale, shift) = values.split_at_mut(channels);
+        let (at, beta) = (norm.kernel(), norm.theta.part(norm.spans.beta).numbers());
+        for i in 0..channels {
+            scale[i] = at.gamma[i] * at.inv_std[i];
+            shift[i] = beta[i] - at.mean[i] * scale[i];
+        }
+        Ok(Folded { values, relu: norm.relu })
+    }
+
     fn conv2d_forward(
         &self,
         s: &ConvShape,
-        x: &[T],
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         y: &mut Buffer<T>,
         accumulate: bool,
         ws: &mut Workspace<T>,
     ) -> Result<()> {
-        conv2d_forward(self.precision, s, x, weight.numbers(), y, accumulate, ws);
+        conv2d_forward(self.precision, s, x.kernel(), weight.numbers(), y, accumulate, ws);
         Ok(())
     }
 
@@ -204,30 +226,48 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
     fn conv2d_backward_weight(
         &self,
         s: &ConvShape,
-        x: &[T],
+        x: Source<'_, Self>,
         dy: &[T],
         dtheta: &mut &mut [T],
         weight: &Range<usize>,
         ws: &mut Workspace<T>,
     ) -> Result<()> {
-        conv2d_backward_weight(self.precision, s, x, dy, &mut dtheta[weight.clone()], ws);
+        let dw = &mut dtheta[weight.clone()];
+        conv2d_backward_weight(self.precision, s, x.kernel(), dy, dw, ws);
+        Ok(())
+    }
+
+    fn conv2d_forward_with_moments(
+        &self,
+        s: &ConvShape,
+        x: Source<'_, Self>,
+        weight: Part<'_, Self>,
+        y: &mut Buffer<T>,
+        spans: NormSpans<'_>,
+        into: &mut Moments<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        let (mean, variance) = split_two(&mut into.values, spans.mean, spans.variance);
+        let (x, w) = (x.kernel(), weight.numbers());
+        conv2d_forward_with_moments(self.precision, s, x, w, y, mean, variance, ws);
+        into.invert(spans.mean, spans.variance);
         Ok(())
     }
 
     fn conv2d_forward_normalised(
         &self,
         s: &ConvShape,
-        x: &[T],
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         norm: &Norm<'_, Self>,
         residual: Option<&[T]>,
         y: &mut Buffer<T>,
         ws: &mut Workspace<T>,
     ) -> Result<()> {
-        let folded = self.fold(norm);
-        let (scale, shift) = folded.split_at(norm.spans.mean.len());
-        let by = Normalisation { scale, shift, residual, relu: norm.relu };
-        conv2d_forward_normalised(self.precision, s, x, weight.numbers(), &by, y, ws);
+        let folded = self.fold(norm)?;
+        let Scaling { scale, shift, relu } = folded.kernel();
+        let by = Normalisation { scale, shift, residual, relu };
+        conv2d_forward_normalised(self.precision, s, x.kernel(), weight.numbers(), &by, y, ws);
         Ok(())
     }
 
@@ -251,10 +291,9 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
         residual: Option<&[T]>,
         y: &mut Buffer<T>,
     ) -> Result<()> {
-        let channels = norm.spans.mean.len();
-        let folded = self.fold(norm);
-        let (scale, shift) = folded.split_at(channels);
-        batch_norm_forward(x, channels, scale, shift, residual, norm.relu, y);
+        let folded = self.fold(norm)?;
+        let Scaling { scale, shift, relu } = folded.kernel();
+        batch_norm_forward(x, scale.len(), scale, shift, residual, relu, y);
         Ok(())
     }
 
@@ -268,23 +307,14 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
         dtheta: Option<&mut &mut [T]>,
         ws: &mut Workspace<T>,
     ) -> Result<()> {
-        let channels = norm.spans.mean.len();
-        let folded;
-        let relu = match y {
-            _ if !norm.relu => Relu::None,
-            Some(y) => Relu::Output(y),
-            None => {
-                folded = self.fold(norm);
-                let (scale, shift) = folded.split_at(channels);
-                Relu::Input { scale, shift }
-            }
-        };
+        let folded = self.fold(norm)?;
+        let relu = folded.relu(y);
         let mut spare;
         let (dgamma, dbeta) = match dtheta {
             Some(dtheta) => split_two(dtheta, norm.spans.gamma, norm.spans.beta),
             None => {
-                spare = self.buffers().take(2 * channels);
-                spare.split_at_mut(channels)
+                spare = self.buffers().take(folded.values.len());
+                spare.split_at_mut(folded.values.len() / 2)
             }
         };
         batch_norm_backward(&norm.kernel(), x, relu, dy, dgamma, dbeta, dx.map(|dx| &mut **dx), ws);
@@ -306,8 +336,9 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
         let [gamma_dot, beta_dot] = [norm.spans.gamma, norm.spans.beta]
             .map(|span| dots.theta.map_or(&*still, |theta| &theta.numbers[span.clone()]));
         let residual_dot = dots.residual;
-        let kernel = norm.kernel();
-        batch_norm_tangent(&kernel, x, y, x_dot, gamma_dot, beta_dot, residual_dot, y_dot, ws);
+        let (kernel, folded) = (norm.kernel(), self.fold(norm)?);
+        let relu = folded.relu(y);
+        batch_norm_tangent(&kernel, x, relu, x_dot, gamma_dot, beta_dot, residual_dot, y_dot, ws);
         Ok(())
     }
 
@@ -446,18 +477,26 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
     }
 }
 
-impl<T: Real + WithDType> Cpu<T> {
-    /// `scale = γ s`, then `shift = β − μ γ s`: what a normalisation multiplies by and adds.
-    fn fold(&self, norm: &Norm<'_, Self>) -> Buffer<T> {
-        let channels = norm.spans.mean.len();
-        let mut folded = self.buffers().take(2 * channels);
-        let (scale, shift) = folded.split_at_mut(channels);
-        let (at, beta) = (norm.kernel(), norm.theta.part(norm.spans.beta).numbers());
-        for i in 0..channels {
-            scale[i] = at.gamma[i] * at.inv_std[i];
-            shift[i] = beta[i] - at.mean[i] * scale[i];
+impl<T: Real> Folded<T> {
+    fn kernel(&self) -> Scaling<'_, T> {
+        let (scale, shift) = self.values.split_at(self.values.len() / 2);
+        Scaling { scale, shift, relu: self.relu }
+    }
+
+    /// Where ReLU was open: by its output `y`, if that is given.
+    fn relu<'a>(&'a self, y: Option<&'a [T]>) -> Relu<'a, T> {
+        let Scaling { scale, shift, relu } = self.kernel();
+        match y {
+            _ if !relu => Relu::None,
+            Some(y) => Relu::Output(y),
+            None => Relu::Input { scale, shift },
         }
-        folded
+    }
+}
+
+impl<T: Real + WithDType> Source<'_, Cpu<T>> {
+    fn kernel(&self) -> kernels::Source<'_, T> {
+        kernels::Source { x: self.x, by: self.by.as_ref().map(Folded::kernel) }
     }
 }
 

@@ -39,8 +39,14 @@ pub(super) trait Engine: fmt::Debug + Sized + Send + Sync + 'static {
     type Weights: fmt::Debug + Send + Sync;
     /// Numbers that leave the network: what a new tensor is made of.
     type Output;
+    /// A normalisation folded into a factor and a summand of every channel.
+    type Folded: fmt::Debug;
     /// Memory that a pass works in.
     type Scratch;
+
+    /// Whether a convolution can normalise what it reads: then a normalised activation that
+    /// only a convolution reads is never made.
+    const NORMALISES_SOURCES: bool;
 
     // Memory.
 
@@ -131,12 +137,15 @@ pub(super) trait Engine: fmt::Debug + Sized + Send + Sync + 'static {
         spans: &[Moved],
     ) -> Result<Self::Output>;
 
+    /// A normalisation for a [`Source`]; asked for only by [`Self::NORMALISES_SOURCES`].
+    fn fold(&self, norm: &Norm<'_, Self>) -> Result<Self::Folded>;
+
     // Layers.
 
     fn conv2d_forward(
         &self,
         s: &ConvShape,
-        x: Self::Read<'_>,
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         y: &mut Self::Buffer,
         accumulate: bool,
@@ -156,18 +165,33 @@ pub(super) trait Engine: fmt::Debug + Sized + Send + Sync + 'static {
     fn conv2d_backward_weight(
         &self,
         s: &ConvShape,
-        x: Self::Read<'_>,
+        x: Source<'_, Self>,
         dy: Self::Read<'_>,
         dtheta: &mut Self::NumbersMut<'_>,
         weight: &Range<usize>,
         scratch: &mut Self::Scratch,
     ) -> Result<()>;
 
+    /// A convolution, and the batch's moments for the normalisation behind it.
+    fn conv2d_forward_with_moments(
+        &self,
+        s: &ConvShape,
+        x: Source<'_, Self>,
+        weight: Part<'_, Self>,
+        y: &mut Self::Buffer,
+        spans: NormSpans<'_>,
+        moments: &mut Self::Moments,
+        scratch: &mut Self::Scratch,
+    ) -> Result<()> {
+        self.conv2d_forward(s, x, weight, y, false, scratch)?;
+        self.moments(Self::read(y), spans, moments, scratch)
+    }
+
     /// A convolution and the normalisation by fixed moments behind it.
     fn conv2d_forward_normalised(
         &self,
         s: &ConvShape,
-        x: Self::Read<'_>,
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         norm: &Norm<'_, Self>,
         residual: Option<Self::Read<'_>>,
@@ -205,7 +229,7 @@ pub(super) trait Engine: fmt::Debug + Sized + Send + Sync + 'static {
         scratch: &mut Self::Scratch,
     ) -> Result<()>;
 
-    /// `y` is the output after ReLU, given exactly when there is one.
+    /// `y` as in [`Self::norm_backward`].
     fn norm_tangent(
         &self,
         norm: &Norm<'_, Self>,
@@ -350,6 +374,20 @@ impl<E: Engine> Clone for Part<'_, E> {
 }
 
 impl<E: Engine> Copy for Part<'_, E> {}
+
+/// What a convolution reads.
+pub(super) struct Source<'a, E: Engine> {
+    pub x: E::Read<'a>,
+    /// The normalisation, with its ReLU, that x has yet to go through.
+    pub by: Option<E::Folded>,
+}
+
+impl<'a, E: Engine> Source<'a, E> {
+    /// An activation as it is.
+    pub fn plain(x: E::Read<'a>) -> Self {
+        Self { x, by: None }
+    }
+}
 
 /// Where a normalisation's numbers lie: in θ and its gradient, and in the moments.
 #[derive(Clone, Copy, Debug)]

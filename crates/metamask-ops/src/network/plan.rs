@@ -123,7 +123,10 @@ impl Step {
     fn kept(&self) -> impl Iterator<Item = usize> {
         let (input, output) = match *self {
             Self::Conv { x, .. } | Self::Linear { x, .. } => (Some(x), None),
-            Self::Norm { x, y, relu, .. } => (Some(x), relu.then_some(y)),
+            // Elsewhere what ReLU read is told from x.
+            Self::Norm { x, y, relu, residual, .. } => {
+                (Some(x), residual.filter(|_| relu).map(|_| y))
+            }
             Self::Relu { y, .. } => (None, Some(y)),
             Self::Add { .. }
             | Self::MaxPool { .. }
@@ -156,6 +159,9 @@ pub(super) struct Value {
     pub kept: bool,
     /// Whether it depends on a parameter.
     pub has_parameters: bool,
+    /// The normalisation that makes it, where nothing is added and a convolution is its
+    /// only reader: what that convolution can do itself.
+    pub passing: Option<usize>,
 }
 
 impl Plan {
@@ -181,7 +187,13 @@ impl Plan {
 
         let mut values: Vec<_> = value_layers
             .into_iter()
-            .map(|layer| Value { layer, last_step: 0, kept: false, has_parameters: false })
+            .map(|layer| Value {
+                layer,
+                last_step: 0,
+                kept: false,
+                has_parameters: false,
+                passing: None,
+            })
             .collect();
         for (index, step) in steps.iter().enumerate() {
             let mut has_parameters = step.has_parameters();
@@ -192,8 +204,17 @@ impl Plan {
             values[step.output()].has_parameters = has_parameters;
             step.kept().for_each(|value| values[value].kept = true);
         }
+        let output = value_of[output];
+        for (index, step) in steps.iter().enumerate() {
+            if let Step::Norm { y, residual: None, .. } = *step {
+                let mut readers = steps.iter().filter(|step| step.inputs().any(|v| v == y));
+                let is_passing =
+                    matches!((readers.next(), readers.next()), (Some(Step::Conv { .. }), None));
+                values[y].passing = (is_passing && y != output).then_some(index);
+            }
+        }
         let n_moments = steps.iter().map(Step::n_moments).sum();
-        Self { steps, values, output: value_of[output], n_moments }
+        Self { steps, values, output, n_moments }
     }
 
     /// The values that no step behind this one reads.

@@ -6,7 +6,7 @@ use candle_core::Result;
 
 use super::{
     builder::Window,
-    engine::{Engine, LinearGradient, Norm, NormDots, NormSpans, Theta},
+    engine::{Engine, LinearGradient, Norm, NormDots, NormSpans, Source, Theta},
     plan::{Plan, Step},
     shape::Shape,
     watch::{Phase, Watched},
@@ -79,35 +79,58 @@ impl<E: Engine> Run<'_, E> {
             None => engine.take_moments(self.plan)?,
         };
         values[0] = self.entered(&self.x)?;
+        let last_reads = self.last_reads(activations);
 
         for (index, step) in self.plan.steps.iter().enumerate() {
             if self.waits(index, activations) {
                 continue;
             }
+            let is_passing = self.passing(step.output(), activations).is_some();
+            let has_moments = self.statistics == Statistics::Fixed || self.follows(index);
+            if is_passing && has_moments {
+                continue;
+            }
             let _watching = self.watch(step, Phase::Forward);
-            let mut y = self.buffer_for(step.output())?;
             let value = |v: usize| match &values[v] {
                 Some(buffer) => E::read(buffer),
                 None => self.outside(&self.x, v == 0),
             };
+            if let Step::Norm { x, .. } = step
+                && !has_moments
+            {
+                engine.moments(value(*x), step.norm_spans(), &mut moments, scratch)?;
+            }
+            if is_passing {
+                continue;
+            }
+            let mut y = self.buffer_for(step.output())?;
             match step {
                 Step::Conv { x, y: out, window, weight, .. } => {
                     let shape = self.conv_shape(*x, *out, *window);
                     let weight = theta.part(weight);
-                    engine.conv2d_forward(&shape, value(*x), weight, &mut y, false, scratch)?;
+                    let x = self.source(*x, activations, &theta, &moments, value)?;
+                    match self.plan.steps.get(index + 1) {
+                        Some(norm)
+                            if self.statistics == Statistics::Batch && self.follows(index + 1) =>
+                        {
+                            let (spans, moments) = (norm.norm_spans(), &mut moments);
+                            engine.conv2d_forward_with_moments(
+                                &shape, x, weight, &mut y, spans, moments, scratch,
+                            )?;
+                        }
+                        _ => engine.conv2d_forward(&shape, x, weight, &mut y, false, scratch)?,
+                    }
                 }
                 Step::Norm { x, residual, relu, .. } => {
                     let spans = step.norm_spans();
-                    if self.statistics == Statistics::Batch {
-                        engine.moments(value(*x), spans, &mut moments, scratch)?;
-                    }
                     let norm = self.norm(spans, *relu, theta.reborrow(), &moments);
                     let residual = residual.map(value);
                     let waiting = index.checked_sub(1).filter(|&i| self.waits(i, activations));
                     match waiting.map(|i| &self.plan.steps[i]) {
                         Some(Step::Conv { x, y: out, window, weight, .. }) => {
                             let shape = self.conv_shape(*x, *out, *window);
-                            let (x, weight) = (value(*x), theta.part(weight));
+                            let x = self.source(*x, activations, &theta, &moments, value)?;
+                            let weight = theta.part(weight);
                             engine.conv2d_forward_normalised(
                                 &shape, x, weight, &norm, residual, &mut y, scratch,
                             )?;
@@ -148,10 +171,10 @@ impl<E: Engine> Run<'_, E> {
                 }
             }
             values[step.output()] = Some(y);
-            let waited = index.checked_sub(1).filter(|&i| self.waits(i, activations));
-            for v in waited.into_iter().chain([index]).flat_map(|i| self.plan.read_last_by(i)) {
-                if activations == Activations::Free || !self.plan.values[v].kept {
-                    values[v] = None;
+            for (v, value) in values.iter_mut().enumerate() {
+                let is_kept = activations == Activations::Keep && self.plan.values[v].kept;
+                if last_reads[v] <= index && !is_kept {
+                    *value = None;
                 }
             }
         }
@@ -219,7 +242,8 @@ impl<E: Engine> Run<'_, E> {
                     let shape = self.conv_shape(*x, out, *window);
                     if let Some(dtheta) = &mut dtheta {
                         let _watching = self.watch(step, Phase::BackwardWeight);
-                        let x = value(*x);
+                        let x =
+                            self.source(*x, Activations::Keep, &theta, &saved.moments, value)?;
                         engine
                             .conv2d_backward_weight(&shape, x, dy_now, dtheta, weight, scratch)?;
                     }
@@ -344,11 +368,13 @@ impl<E: Engine> Run<'_, E> {
                     let shape = self.conv_shape(*x, out, *window);
                     let x_dot = dot(*x);
                     if let Some(x_dot) = x_dot {
-                        let weight = theta.part(weight);
-                        engine.conv2d_forward(&shape, x_dot, weight, &mut y_dot, false, scratch)?;
+                        let (x, weight) = (Source::plain(x_dot), theta.part(weight));
+                        engine.conv2d_forward(&shape, x, weight, &mut y_dot, false, scratch)?;
                     }
                     if let Some(theta_dot) = theta_dot {
-                        let (add, x, dot) = (x_dot.is_some(), value(*x), theta_dot.part(weight));
+                        let x =
+                            self.source(*x, Activations::Keep, &theta, &saved.moments, value)?;
+                        let (add, dot) = (x_dot.is_some(), theta_dot.part(weight));
                         engine.conv2d_forward(&shape, x, dot, &mut y_dot, add, scratch)?;
                     }
                     x_dot.is_none() && theta_dot.is_none()
@@ -364,8 +390,8 @@ impl<E: Engine> Run<'_, E> {
                     if !is_zero {
                         let norm =
                             self.norm(step.norm_spans(), *relu, theta.reborrow(), &saved.moments);
-                        let mask = relu.then(|| value(out));
-                        engine.norm_tangent(&norm, value(*x), mask, dots, &mut y_dot, scratch)?;
+                        let y = residual.filter(|_| *relu).map(|_| value(out));
+                        engine.norm_tangent(&norm, value(*x), y, dots, &mut y_dot, scratch)?;
                     }
                     is_zero
                 }
@@ -439,20 +465,67 @@ impl<E: Engine> Run<'_, E> {
         }
     }
 
+    /// Whether a step is the normalisation of what the convolution before it computes.
+    fn follows(&self, step: usize) -> bool {
+        let before = step.checked_sub(1).map(|before| &self.plan.steps[before]);
+        match (before, &self.plan.steps[step]) {
+            (Some(Step::Conv { y, .. }), Step::Norm { x, .. }) => y == x,
+            _ => false,
+        }
+    }
+
     /// Whether a step is a convolution that the normalisation behind it computes: by
     /// fixed statistics, and nobody else reads the convolution's result.
     fn waits(&self, step: usize, activations: Activations) -> bool {
-        let steps = &self.plan.steps;
-        match (&steps[step], steps.get(step + 1)) {
-            (Step::Conv { y, .. }, Some(Step::Norm { x, residual, .. })) => {
+        match self.plan.steps.get(step + 1) {
+            Some(Step::Norm { x, residual, .. }) => {
                 self.statistics == Statistics::Fixed
                     && activations == Activations::Free
-                    && y == x
-                    && *residual != Some(*y)
-                    && self.plan.values[*y].last_step == step + 1
+                    && self.follows(step + 1)
+                    && *residual != Some(*x)
+                    && self.plan.values[*x].last_step == step + 1
             }
             _ => false,
         }
+    }
+
+    /// The normalisation of a value that is never made: the convolution that reads it
+    /// normalises what it reads.
+    fn passing(&self, value: usize, activations: Activations) -> Option<&Step> {
+        let step = self.plan.values[value].passing.filter(|_| E::NORMALISES_SOURCES)?;
+        let is_made = step.checked_sub(1).is_some_and(|before| self.waits(before, activations));
+        (!is_made).then_some(&self.plan.steps[step])
+    }
+
+    /// What a convolution reads as value `v`: that value, or what the normalisation that
+    /// would make it reads, and that normalisation.
+    fn source<'v>(
+        &self,
+        v: usize,
+        activations: Activations,
+        theta: &Theta<'_, E>,
+        moments: &E::Moments,
+        value: impl Fn(usize) -> E::Read<'v>,
+    ) -> Result<Source<'v, E>> {
+        match self.passing(v, activations) {
+            Some(step @ Step::Norm { x, relu, .. }) => {
+                let norm = self.norm(step.norm_spans(), *relu, theta.reborrow(), moments);
+                Ok(Source { x: value(*x), by: Some(self.engine.fold(&norm)?) })
+            }
+            _ => Ok(Source::plain(value(v))),
+        }
+    }
+
+    /// For each value the last step of the forward pass that reads it.
+    fn last_reads(&self, activations: Activations) -> Vec<usize> {
+        let mut last: Vec<_> = self.plan.values.iter().map(|value| value.last_step).collect();
+        for value in 0..last.len() {
+            if let Some(Step::Norm { x, .. }) = self.passing(value, activations) {
+                last[*x] = last[*x].max(last[value]);
+            }
+        }
+        last[self.plan.output] = usize::MAX;
+        last
     }
 
     /// A buffer of a value's size; the input's and the result's leave the network.

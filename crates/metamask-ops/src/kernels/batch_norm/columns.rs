@@ -3,9 +3,11 @@
 //! A narrow matrix is read as one with `fold` times the columns and as many
 //! times fewer rows, so that vectors fill up whatever C is.
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
-use super::gradient::Terms;
+use super::gradient::{ReluInput, Terms};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::workspace::at_least;
@@ -65,17 +67,47 @@ pub(super) fn column_moments<T: Real>(
     variance: &mut [T],
     sums: &mut Vec<f64>,
 ) {
-    assert!(channels > 0 && x.len().is_multiple_of(channels), "moments: rows must be whole");
     let block = block_len(channels);
-    let sums = at_least(sums, x.len().div_ceil(block) * 3 * channels);
-    sums.par_chunks_mut(3 * channels).zip(x.par_chunks(block)).for_each(|(moments, x)| {
-        T::dispatch(kernel, BlockMoments { x, channels, moments });
-    });
-    for (c, (mean, variance)) in mean.iter_mut().zip(variance.iter_mut()).enumerate() {
-        let blocks = sums.chunks_exact(3 * channels).map(|block| get(block, c));
-        let all = blocks.fold(Moments::NONE, Moments::join);
-        *mean = T::from_f64(all.mean);
-        *variance = T::from_f64(all.squares / all.count);
+    let parts = PartMoments::new(x.len().div_ceil(block), channels, sums);
+    x.par_chunks(block).enumerate().for_each(|(part, x)| parts.take(kernel, part, x));
+    parts.join(mean, variance);
+}
+
+/// The moments of a matrix that becomes known part by part, in any order.
+#[derive(Debug)]
+pub(crate) struct PartMoments<'a> {
+    channels: usize,
+    /// `[part][channel][count, mean, squares]`
+    sums: Vec<Mutex<&'a mut [f64]>>,
+}
+
+impl<'a> PartMoments<'a> {
+    pub(crate) fn new(parts: usize, channels: usize, sums: &'a mut Vec<f64>) -> Self {
+        let sums = at_least(sums, parts * 3 * channels);
+        sums.fill(0.0);
+        Self { channels, sums: sums.chunks_mut(3 * channels).map(Mutex::new).collect() }
+    }
+
+    /// Takes the moments of whole rows, a part of the matrix.
+    pub(crate) fn take<T: Real>(&self, kernel: Kernel, part: usize, rows: &[T]) {
+        let channels = self.channels;
+        assert!(rows.len().is_multiple_of(channels), "moments: rows must be whole");
+        let moments = &mut *self.sums[part].lock().unwrap_or_else(PoisonError::into_inner);
+        for x in rows.chunks(block_len(channels)) {
+            T::dispatch(kernel, BlockMoments { x, channels, moments });
+        }
+    }
+
+    /// Mean and biased variance of all parts together.
+    pub(crate) fn join<T: Real>(self, mean: &mut [T], variance: &mut [T]) {
+        let parts: Vec<_> = (self.sums.into_iter())
+            .map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        for (c, (mean, variance)) in mean.iter_mut().zip(variance.iter_mut()).enumerate() {
+            let all = parts.iter().map(|part| get(part, c)).fold(Moments::NONE, Moments::join);
+            *mean = T::from_f64(all.mean);
+            *variance = T::from_f64(all.squares / all.count);
+        }
     }
 }
 
@@ -136,21 +168,23 @@ pub(super) struct Operands<'a, T> {
     /// Absent: b is zero.
     pub(super) x: Option<&'a [T]>,
     pub(super) residual: Option<&'a [T]>,
-    /// Masks the result where it is not above zero.
-    pub(super) out_gate: Option<&'a [T]>,
+    /// Masks the result where ReLU's output is not above zero.
+    pub(super) open_by_output: Option<&'a [T]>,
+    /// Masks it where ReLU's input is not, which was made of `x`.
+    pub(super) open_by_input: Option<ReluInput<'a, T>>,
     /// Whether the result goes through ReLU.
     pub(super) relu: bool,
 }
 
-impl<'a, T> Operands<'a, T> {
+impl<'a, T: Real> Operands<'a, T> {
     fn slice(&self, part: &std::ops::Range<usize>) -> Self {
         let cut = |s: Option<&'a [T]>| s.map(|s| &s[part.clone()]);
         Self {
             u: &self.u[part.clone()],
             x: cut(self.x),
             residual: cut(self.residual),
-            out_gate: cut(self.out_gate),
-            relu: self.relu,
+            open_by_output: cut(self.open_by_output),
+            ..*self
         }
     }
 }
@@ -208,7 +242,7 @@ fn lanes<V: Simd>(width: usize, v: usize) -> usize {
     (width - v * V::LANES).min(V::LANES)
 }
 
-/// `[count, mean, squares]` of each channel of a block.
+/// `[count, mean, squares]` of each channel of a block, joined to what is there.
 struct BlockMoments<'a, T> {
     x: &'a [T],
     channels: usize,
@@ -218,7 +252,6 @@ struct BlockMoments<'a, T> {
 impl<T: Real> Task<T> for BlockMoments<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(mut self) {
-        self.moments.fill(0.0);
         let columns = self.channels * fold(self.channels);
         // SAFETY: the caller's promise.
         unsafe { for_groups!(self.group, columns) }
@@ -397,15 +430,19 @@ impl<T: Real> Task<T> for BlockAffine<'_, T> {
                     let operand = |s: &[T]| V::load_up_to(s.as_ptr().add(i), lanes);
                     let u = operand(o.u);
                     let mut value = u.mul_add(coefficient(&map.a), coefficient(&map.c));
-                    if let Some(x) = o.x {
-                        let centred = operand(x).sub(coefficient(&map.mean));
+                    let x = o.x.map(operand);
+                    if let Some(x) = x {
+                        let centred = x.sub(coefficient(&map.mean));
                         value = centred.mul_add(coefficient(&map.b), value);
                     }
                     if let Some(residual) = o.residual {
                         value = value.add(operand(residual));
                     }
-                    if let Some(gate) = o.out_gate {
-                        value = value.where_positive(operand(gate));
+                    if let Some(output) = o.open_by_output {
+                        value = value.where_positive(operand(output));
+                    }
+                    if let (Some(relu), Some(x)) = (o.open_by_input, x) {
+                        value = value.where_positive(relu.of(x, column, lanes));
                     }
                     if o.relu {
                         value = value.relu();

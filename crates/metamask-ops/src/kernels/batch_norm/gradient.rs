@@ -29,7 +29,7 @@ impl<T: Real> ReluInput<'_, T> {
     /// The CPU must have V's instructions, and the matrix `lanes` columns from
     /// `column` on.
     #[inline(always)]
-    unsafe fn of<V: Simd<Scalar = T>>(&self, x: V, column: usize, lanes: usize) -> V {
+    pub(super) unsafe fn of<V: Simd<Scalar = T>>(&self, x: V, column: usize, lanes: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe {
             let coefficient = |s: &[T]| V::load_up_to(s.as_ptr().add(column), lanes);

@@ -13,6 +13,7 @@ mod in_place;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::columns::PartMoments;
 pub(crate) use self::in_place::Normalisation;
 
 use self::columns::{Affine, Operands, affine, column_moments, column_sums, fold};
@@ -125,18 +126,17 @@ pub(crate) fn batch_norm_backward<T: Real>(
 ///
 /// ```text
 /// x̂̇ = s (ẋ − mean ẋ − x̂ mean(x̂ ẋ))  with the batch's statistics,   s ẋ  with fixed ones
-/// ẏ = (γ̇ x̂ + γ x̂̇ + β̇ (+ residual̇)) ⊙ 1[y > 0]
+/// ẏ = (γ̇ x̂ + γ x̂̇ + β̇ (+ residual̇)) ⊙ 1[ReLU was open]
 /// ```
-/// `y` is the output after ReLU, given exactly when there was a ReLU.
 ///
 /// # Shapes
-/// `x`, `y`, `x_dot`, `residual_dot`, `y_dot`: `[M, C]`;
+/// `x`, a ReLU's output, `x_dot`, `residual_dot`, `y_dot`: `[M, C]`;
 /// `gamma_dot`, `beta_dot`: `[C]`.
 #[allow(clippy::too_many_arguments, reason = "every input of the layer has a tangent")]
 pub(crate) fn batch_norm_tangent<T: Real>(
     bn: &BatchNorm<'_, T>,
     x: &[T],
-    y: Option<&[T]>,
+    relu: Relu<'_, T>,
     x_dot: &[T],
     gamma_dot: &[T],
     beta_dot: &[T],
@@ -145,7 +145,7 @@ pub(crate) fn batch_norm_tangent<T: Real>(
     ws: &mut Workspace<T>,
 ) {
     let kernel = Kernel::current();
-    tangent_with(kernel, bn, x, y, x_dot, gamma_dot, beta_dot, residual_dot, y_dot, ws);
+    tangent_with(kernel, bn, x, relu, x_dot, gamma_dot, beta_dot, residual_dot, y_dot, ws);
 }
 
 #[allow(clippy::too_many_arguments, reason = "as `batch_norm_forward`")]
@@ -160,7 +160,8 @@ fn forward_with<T: Real>(
     y: &mut [T],
 ) {
     let map = Affine::new(channels, |i| [scale[i], T::ZERO, T::ZERO, shift[i]]);
-    let operands = Operands { u: x, x: None, residual, out_gate: None, relu };
+    let operands =
+        Operands { u: x, x: None, residual, relu, open_by_output: None, open_by_input: None };
     affine(kernel, &map, &operands, y);
 }
 
@@ -214,7 +215,7 @@ fn tangent_with<T: Real>(
     kernel: Kernel,
     bn: &BatchNorm<'_, T>,
     x: &[T],
-    y: Option<&[T]>,
+    relu: Relu<'_, T>,
     x_dot: &[T],
     gamma_dot: &[T],
     beta_dot: &[T],
@@ -236,7 +237,17 @@ fn tangent_with<T: Real>(
         let c = beta_dot[i].to_f64() - a * sum / rows;
         [a, b, bn.mean[i].to_f64(), c].map(T::from_f64)
     });
-    let operands =
-        Operands { u: x_dot, x: Some(x), residual: residual_dot, out_gate: y, relu: false };
+    let (scale, shift);
+    let (open_by_output, open_by_input) = match relu {
+        Relu::None => (None, None),
+        Relu::Output(y) => (Some(y), None),
+        Relu::Input { scale: of_scale, shift: of_shift } => {
+            scale = of_scale.repeat(fold(channels));
+            shift = of_shift.repeat(fold(channels));
+            (None, Some(ReluInput { scale: &scale, shift: &shift }))
+        }
+    };
+    let (x, residual) = (Some(x), residual_dot);
+    let operands = Operands { u: x_dot, x, residual, open_by_output, open_by_input, relu: false };
     affine(kernel, &map, &operands, y_dot);
 }

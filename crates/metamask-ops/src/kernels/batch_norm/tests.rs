@@ -163,7 +163,7 @@ fn check<T: Real>(kernel: Kernel, (rows, channels): (usize, usize), tolerance: f
                 kernel,
                 &bn,
                 &layer.x,
-                gate,
+                relu_now,
                 &x_dot,
                 &gamma_dot,
                 &beta_dot,
@@ -221,7 +221,11 @@ fn relu_is_open_where_its_output_says_so_and_where_its_input_does() {
                 let mut dx = layer.residual.clone();
                 let (dg, db) = (&mut dgamma, &mut dbeta);
                 backward_with(kernel, &bn, &layer.x, relu, &mut dx, dg, db, None, &mut ws);
-                (dgamma, dbeta, dx)
+                let (mut y_dot, x_dot) = (vec![0.0; y.len()], &layer.residual);
+                let (ones, twos) = (vec![1.0; channels], vec![2.0; channels]);
+                let (bn, ws) = (&bn, &mut ws);
+                tangent_with(kernel, bn, &layer.x, relu, x_dot, &ones, &twos, None, &mut y_dot, ws);
+                (dgamma, dbeta, dx, y_dot)
             };
             let by_output = gradients(Relu::Output(&y));
             let by_input = gradients(Relu::Input { scale: &scale, shift: &shift });
@@ -257,7 +261,15 @@ fn tangent_equals_central_differences() {
     let bn = layer.batch_norm(Statistics::Batch);
     let mut ws = Workspace::default();
     batch_norm_tangent(
-        &bn, &layer.x, None, &x_dot, &gamma_dot, &beta_dot, None, &mut y_dot, &mut ws,
+        &bn,
+        &layer.x,
+        Relu::None,
+        &x_dot,
+        &gamma_dot,
+        &beta_dot,
+        None,
+        &mut y_dot,
+        &mut ws,
     );
     // Truncation h² and cancellation 1e-16 / h.
     assert_close("tangent", &y_dot, &differences, 1e-8);

@@ -3,11 +3,13 @@
 
 use rayon::prelude::*;
 
-use super::pack::{Columns, PadPairs, columns, pack_weights, pad_image};
+use super::Parts;
+use super::pack::{Columns, Pad, columns, pack_weights};
 use super::plan::{Pixel, Plan};
 use super::product::{Rows, Span, dispatch, for_tile_of, words_hold};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::{Workspace, at_least};
 
 /// Target pixels of a task if there are enough: fewer would read the weights
@@ -28,15 +30,14 @@ const DEPTH_PER_STEP: usize = 2304;
 pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     plan: &Plan,
-    source: &[T],
+    source: Source<'_, T>,
     w: &[T],
     target: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
-    let pixels = plan.target_len / plan.target_c;
-    let images = PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch / TASKS).max(1);
+    let images = images_per_task(plan);
     let (packed, _, _, per_thread) = ws.parts();
     let (lanes, vectors) = T::tile_columns(kernel);
     let packed = pack_weights::<T, PAIRS>(plan, w, lanes, vectors, packed);
@@ -44,34 +45,38 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
     assert!(plan.source.c.is_multiple_of(words_hold::<PAIRS>()), "conv2d: channels in pairs");
     target
         .par_chunks_mut(images * plan.target_len)
-        .zip(source.par_chunks(images * plan.source.image_len()))
+        .zip(source.x.par_chunks(images * plan.source.image_len()))
         .enumerate()
-        .for_each(|(i, (target, source))| {
+        .for_each(|(i, (target, images_of_task))| {
             let mut scratch;
-            let source = if plan.source.is_bare() && !PAIRS {
-                source
+            let source = if plan.source.is_bare() && source.by.is_none() && !PAIRS {
+                images_of_task
             } else {
                 scratch = per_thread.get();
-                let n = source.len() / plan.source.image_len();
+                let n = images_of_task.len() / plan.source.image_len();
                 let len = plan.source.len() / words_hold::<PAIRS>();
-                let bordered = at_least(&mut scratch, n * len);
-                for (image, to) in
-                    source.chunks_exact(plan.source.image_len()).zip(bordered.chunks_exact_mut(len))
-                {
-                    if PAIRS {
-                        let task = PadPairs { frame: &plan.source, image, padded: to };
-                        T::dispatch_pairs(kernel, task);
-                    } else {
-                        pad_image(&plan.source, image, to);
-                    }
-                }
-                bordered
+                let padded = at_least(&mut scratch, n * len);
+                let images = source.at(images_of_task);
+                let pad: Pad<'_, T, PAIRS> = Pad { frame: &plan.source, images, padded };
+                dispatch::<T, PAIRS>(kernel, pad);
+                padded
             };
             let task: Images<'_, T, PAIRS> =
                 Images { plan, steps: &steps, packed, source, target: &mut *target, accumulate };
             dispatch::<T, PAIRS>(kernel, task);
             finish(i * images * plan.target_len, target);
         });
+}
+
+fn images_per_task(plan: &Plan) -> usize {
+    let pixels = plan.target_len / plan.target_c;
+    PIXELS_PER_TASK.div_ceil(pixels).min(plan.batch / TASKS).max(1)
+}
+
+/// The parts of the target that [`correlate`] finishes.
+pub(super) fn parts(plan: &Plan) -> Parts {
+    let task = images_per_task(plan) * plan.target_len;
+    Parts { piece: task, part: task }
 }
 
 /// Every pass's runs in words that hold `terms`, cut into steps of at most

@@ -18,8 +18,9 @@ mod winograd;
 
 use self::correlate::correlate;
 use self::plan::Plan;
-use super::batch_norm::Normalisation;
+use super::batch_norm::{Normalisation, PartMoments};
 use super::simd::Real;
+use super::source::Source;
 use super::workspace::Workspace;
 use crate::{Kernel, Precision};
 
@@ -35,6 +36,27 @@ pub(crate) struct ConvShape {
     pub(crate) kernel_w: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
+}
+
+/// The parts in which a convolution's result is finished, each while it is in the cache:
+/// the result is cut into pieces of `piece` elements, each of which into parts of `part`.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    piece: usize,
+    part: usize,
+}
+
+impl Parts {
+    /// How many of them a result of `len` elements has.
+    fn count(&self, len: usize) -> usize {
+        len.div_ceil(self.piece) * self.piece.div_ceil(self.part)
+    }
+
+    /// Which of them begins at element `first`.
+    fn index(&self, first: usize) -> usize {
+        let (piece, within) = (first / self.piece, first % self.piece);
+        piece * self.piece.div_ceil(self.part) + within / self.part
+    }
 }
 
 /// What a word of a product's factors holds.
@@ -86,6 +108,14 @@ impl ConvShape {
         }
     }
 
+    /// In what parts its forward pass comes.
+    fn parts<T: Real>(&self, precision: Precision) -> Parts {
+        match self.winograd::<T>(precision) {
+            None => correlate::parts(&Plan::forward(self)),
+            Some(_) => winograd::parts(self),
+        }
+    }
+
     pub(crate) fn check(&self, x: usize, w: usize, y: usize) {
         assert!(
             self.stride > 0
@@ -113,7 +143,7 @@ impl ConvShape {
 pub(crate) fn conv2d_forward<T: Real>(
     precision: Precision,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     w: &[T],
     y: &mut [T],
     accumulate: bool,
@@ -130,7 +160,7 @@ pub(crate) fn conv2d_forward<T: Real>(
 pub(crate) fn conv2d_forward_normalised<T: Real>(
     precision: Precision,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     w: &[T],
     by: &Normalisation<'_, T>,
     y: &mut [T],
@@ -141,18 +171,44 @@ pub(crate) fn conv2d_forward_normalised<T: Real>(
     forward_with(precision, s, x, w, y, false, finish, ws);
 }
 
+/// `y = conv(x, w)`, and mean and biased variance of every channel of y: the statistics of
+/// the normalisation behind it.
+///
+/// # Shapes
+/// As [`conv2d_forward`]; mean and variance `[out_c]`.
+#[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
+pub(crate) fn conv2d_forward_with_moments<T: Real>(
+    precision: Precision,
+    s: &ConvShape,
+    x: Source<'_, T>,
+    w: &[T],
+    y: &mut [T],
+    mean: &mut [T],
+    variance: &mut [T],
+    ws: &mut Workspace<T>,
+) {
+    let kernel = Kernel::current();
+    let mut sums = std::mem::take(&mut ws.sums);
+    let parts = s.parts::<T>(precision);
+    let moments = PartMoments::new(parts.count(y.len()), s.out_c, &mut sums);
+    let finish = |first: usize, rows: &mut [T]| moments.take(kernel, parts.index(first), rows);
+    forward_with(precision, s, x, w, y, false, finish, ws);
+    moments.join(mean, variance);
+    ws.sums = sums;
+}
+
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 fn forward_with<T: Real>(
     precision: Precision,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     w: &[T],
     y: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
     ws: &mut Workspace<T>,
 ) {
-    s.check(x.len(), w.len(), y.len());
+    s.check(x.x.len(), w.len(), y.len());
     let kernel = Kernel::current();
     match s.winograd::<T>(precision) {
         None => {
@@ -200,10 +256,10 @@ pub(crate) fn conv2d_backward_data<T: Real>(
             let finish = |_, _: &mut [T]| {};
             match ConvShape::direct::<T>(precision, s.out_c) {
                 Terms::Whole => {
-                    correlate::<T, false>(kernel, &plan, dy, w, dx, accumulate, finish, ws);
+                    correlate::<T, false>(kernel, &plan, dy.into(), w, dx, accumulate, finish, ws);
                 }
                 Terms::Pairs => {
-                    correlate::<T, true>(kernel, &plan, dy, w, dx, accumulate, finish, ws);
+                    correlate::<T, true>(kernel, &plan, dy.into(), w, dx, accumulate, finish, ws);
                 }
             }
         }
@@ -227,12 +283,12 @@ pub(crate) fn conv2d_backward_data<T: Real>(
 pub(crate) fn conv2d_backward_weight<T: Real>(
     precision: Precision,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     dy: &[T],
     dw: &mut [T],
     ws: &mut Workspace<T>,
 ) {
-    s.check(x.len(), dw.len(), dy.len());
+    s.check(x.x.len(), dw.len(), dy.len());
     let kernel = Kernel::current();
     match s.winograd::<T>(precision) {
         None => weight::backward_weight(kernel, s, x, dy, dw, ws),

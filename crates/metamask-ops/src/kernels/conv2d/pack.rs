@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::plan::{Frame, Plan};
 use super::product::words_hold;
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::at_least;
 
 /// Columns `first..first + width` of the target channels, `width` ≤ the tile's;
@@ -70,51 +71,40 @@ pub(super) fn pack_weights<'b, T: Real, const PAIRS: bool>(
     packed
 }
 
-/// Writes an image with its zero border.
-pub(super) fn pad_image<T: Real>(frame: &Frame, image: &[T], padded: &mut [T]) {
-    let (c, row_len) = (frame.c, frame.row_len());
-    let (top, rest) = padded.split_at_mut(frame.top * row_len);
-    let (middle, bottom) = rest.split_at_mut(frame.h * row_len);
-    top.fill(T::ZERO);
-    bottom.fill(T::ZERO);
-    for (to, from) in middle.chunks_exact_mut(row_len).zip(image.chunks_exact(frame.w * c)) {
-        to[..frame.left * c].fill(T::ZERO);
-        to[frame.left * c..][..frame.w * c].copy_from_slice(from);
-        to[(frame.left + frame.w) * c..].fill(T::ZERO);
-    }
-}
-
-/// Writes an image with its zero border, neighbouring channels as pairs.
-pub(super) struct PadPairs<'a, T> {
+/// Writes images, each with its zero border. With PAIRS neighbouring channels become
+/// pairs.
+pub(super) struct Pad<'a, T, const PAIRS: bool> {
     pub(super) frame: &'a Frame,
-    pub(super) image: &'a [T],
+    /// Some images, one behind the other.
+    pub(super) images: Source<'a, T>,
     pub(super) padded: &'a mut [T],
 }
 
-impl<T: Real> Task<T> for PadPairs<'_, T> {
+impl<T: Real, const PAIRS: bool> Task<T> for Pad<'_, T, PAIRS> {
     #[inline(always)]
     unsafe fn run<V: Simd<Scalar = T>>(self) {
-        let Self { frame, image, padded } = self;
-        let [row_len, line, left] =
-            [frame.row_len(), frame.w * frame.c, frame.left * frame.c].map(|terms| terms / 2);
-        let (top, rest) = padded.split_at_mut(frame.top * row_len);
-        let (middle, bottom) = rest.split_at_mut(frame.h * row_len);
-        top.fill(T::ZERO);
-        bottom.fill(T::ZERO);
-        for (to, from) in middle.chunks_exact_mut(row_len).zip(image.chunks_exact(2 * line)) {
-            to[..left].fill(T::ZERO);
-            to[left + line..].fill(T::ZERO);
-            let to = &mut to[left..][..line];
-            let mut i = 0;
-            while i + V::LANES <= from.len() {
-                // SAFETY: the caller's promise; a vector from i on, and half as
-                // many words, exist.
-                unsafe { V::load(from.as_ptr().add(i)).store_pairs(to.as_mut_ptr().add(i / 2)) }
-                i += V::LANES;
-            }
-            for (to, from) in to[i / 2..].iter_mut().zip(from[i..].as_chunks().0) {
-                let &[even, odd] = from;
-                *to = T::pair(even, odd);
+        let Self { frame, images, padded } = self;
+        let [len, row_len, line, left] =
+            [frame.len(), frame.row_len(), frame.w * frame.c, frame.left * frame.c]
+                .map(|terms| terms / words_hold::<PAIRS>());
+        for (i, padded) in padded.chunks_exact_mut(len).enumerate() {
+            let (top, rest) = padded.split_at_mut(frame.top * row_len);
+            let (middle, bottom) = rest.split_at_mut(frame.h * row_len);
+            top.fill(T::ZERO);
+            bottom.fill(T::ZERO);
+            for (y, to) in middle.chunks_exact_mut(row_len).enumerate() {
+                let first = i * frame.image_len() + y * frame.w * frame.c;
+                to[..left].fill(T::ZERO);
+                to[left + line..].fill(T::ZERO);
+                let to = &mut to[left..][..line];
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if PAIRS {
+                        images.copy_pairs::<V>(first, frame.c, to);
+                    } else {
+                        images.copy::<V>(first, frame.c, 0..frame.c, to);
+                    }
+                }
             }
         }
     }

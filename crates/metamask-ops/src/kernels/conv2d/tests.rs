@@ -1,6 +1,8 @@
 //! Every pass against loops written out from the definition, in f64.
 
 use super::*;
+use crate::kernels::batch_norm::batch_norm_forward;
+use crate::kernels::source::Scaling;
 use crate::kernels::testing::{assert_close, assert_same_for_any_threads, values, widen};
 
 /// Sums of up to 5000 products in f32, relative to their root mean square.
@@ -101,7 +103,7 @@ fn check_correlations<T: Real, const PAIRS: bool>(kernel: Kernel, s: &ConvShape,
             let mut expected = if add { widen(&y) } else { vec![0.0; y.len()] };
             for_each_term(s, |o, i, k| expected[o] += x64[i] * w64[k]);
             let plan = Plan::forward(s);
-            correlate::<T, PAIRS>(kernel, &plan, &x, &w, &mut y, add, finish, &mut ws);
+            correlate::<T, PAIRS>(kernel, &plan, x[..].into(), &w, &mut y, add, finish, &mut ws);
             assert_close(&format!("{kernel:?} forward {s:?}"), &y, &expected, tolerance);
         }
         if !PAIRS || s.out_c.is_multiple_of(2) {
@@ -109,7 +111,7 @@ fn check_correlations<T: Real, const PAIRS: bool>(kernel: Kernel, s: &ConvShape,
             let mut expected = if add { widen(&dx) } else { vec![0.0; dx.len()] };
             for_each_term(s, |o, i, k| expected[i] += dy64[o] * w64[k]);
             let plan = Plan::backward_data(s);
-            correlate::<T, PAIRS>(kernel, &plan, &dy, &w, &mut dx, add, finish, &mut ws);
+            correlate::<T, PAIRS>(kernel, &plan, dy[..].into(), &w, &mut dx, add, finish, &mut ws);
             assert_close(&format!("{kernel:?} backward data {s:?}"), &dx, &expected, tolerance);
         }
     }
@@ -123,7 +125,7 @@ fn check_weight<T: Real>(kernel: Kernel, s: &ConvShape, tolerance: f64) {
     let mut dw = values::<T>(s.weight_len(), 6);
     let mut expected = vec![0.0; dw.len()];
     for_each_term(s, |o, i, k| expected[k] += x64[i] * dy64[o]);
-    weight::backward_weight(kernel, s, &x, &dy, &mut dw, &mut ws);
+    weight::backward_weight(kernel, s, x[..].into(), &dy, &mut dw, &mut ws);
     assert_close(&format!("{kernel:?} backward weight {s:?}"), &dw, &expected, tolerance);
 }
 
@@ -155,9 +157,9 @@ fn passes<const PAIRS: bool>(kernel: Kernel, s: &ConvShape) -> (Vec<f32>, Vec<f3
     let mut ws = Workspace::default();
     let finish = |_, _: &mut [f32]| {};
     let (plan, back) = (Plan::forward(s), Plan::backward_data(s));
-    correlate::<f32, PAIRS>(kernel, &plan, &x, &w, &mut y, false, finish, &mut ws);
-    correlate::<f32, PAIRS>(kernel, &back, &dy, &w, &mut dx, true, finish, &mut ws);
-    weight::backward_weight(kernel, s, &x, &dy, &mut dw, &mut ws);
+    correlate::<f32, PAIRS>(kernel, &plan, x[..].into(), &w, &mut y, false, finish, &mut ws);
+    correlate::<f32, PAIRS>(kernel, &back, dy[..].into(), &w, &mut dx, true, finish, &mut ws);
+    weight::backward_weight(kernel, s, x[..].into(), &dy, &mut dw, &mut ws);
     (y, dx, dw)
 }
 
@@ -174,21 +176,86 @@ fn passes_are_the_same_bits_for_any_number_of_threads() {
     }
 }
 
-#[test]
-fn a_normalised_convolution_is_convolution_then_normalisation() {
-    let wide = |batch, size, out_c| ConvShape {
+/// The odd ones, and such as have many channels, parts of images and many images.
+fn shapes_and_wide_ones() -> Vec<ConvShape> {
+    let wide = |batch, size, in_c, out_c| ConvShape {
         batch,
         in_h: size,
         in_w: size,
-        in_c: 256,
+        in_c,
         out_c,
         kernel_h: 3,
         kernel_w: 3,
         stride: 1,
         padding: 1,
     };
-    let many = [wide(9, 8, 256), wide(40, 10, 40), wide(2, 36, 40)];
-    for s in shapes().iter().chain(&many) {
+    let many = [wide(9, 8, 256, 256), wide(40, 10, 256, 40), wide(2, 36, 256, 40)];
+    let narrow = [wide(3, 37, 16, 32), wide(9, 10, 34, 20), wide(2, 4, 16, 16)];
+    shapes().into_iter().chain(many).chain(narrow).collect()
+}
+
+#[test]
+fn a_source_normalised_on_the_way_is_one_that_was_normalised() {
+    for s in shapes_and_wide_ones() {
+        let (x, w) = (values::<f32>(s.input_len(), 1), values::<f32>(s.weight_len(), 2));
+        let (scale, shift) = (values::<f32>(s.in_c, 3), values::<f32>(s.in_c, 4));
+        let dy = values::<f32>(s.output_len(), 5);
+        for relu in [false, true] {
+            let mut normalised = vec![0.0; x.len()];
+            batch_norm_forward(&x, s.in_c, &scale, &shift, None, relu, &mut normalised);
+            for precision in [Precision::Exact, Precision::Fast, Precision::Bf16] {
+                let passes = |x: Source<'_, f32>| {
+                    let mut ws = Workspace::default();
+                    let mut y = vec![7.0; s.output_len()];
+                    conv2d_forward(precision, &s, x, &w, &mut y, false, &mut ws);
+                    let mut dw = vec![7.0; s.weight_len()];
+                    conv2d_backward_weight(precision, &s, x, &dy, &mut dw, &mut ws);
+                    (y, dw)
+                };
+                let by = Scaling { scale: &scale, shift: &shift, relu };
+                let on_the_way = passes(Source { x: &x, by: Some(by) });
+                assert_eq!(on_the_way, passes(normalised[..].into()), "{precision:?} {relu} {s:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn moments_come_with_a_convolution() {
+    for s in shapes_and_wide_ones() {
+        let (x, w) = (values::<f32>(s.input_len(), 1), values::<f32>(s.weight_len(), 2));
+        for precision in [Precision::Exact, Precision::Fast, Precision::Bf16] {
+            let with_moments = || {
+                let mut ws = Workspace::default();
+                let mut y = vec![7.0; s.output_len()];
+                let (mut mean, mut variance) = (vec![7.0; s.out_c], vec![7.0; s.out_c]);
+                let (x, m, v) = (x[..].into(), &mut mean, &mut variance);
+                conv2d_forward_with_moments(precision, &s, x, &w, &mut y, m, v, &mut ws);
+                (y, mean, variance)
+            };
+            let (y, mean, variance) = with_moments();
+            let mut alone = vec![0.0; y.len()];
+            let ws = &mut Workspace::default();
+            conv2d_forward(precision, &s, x[..].into(), &w, &mut alone, false, ws);
+            assert_eq!(y, alone, "{precision:?} {s:?}");
+
+            let rows = (y.len() / s.out_c) as f64;
+            let column = |c: usize| y.iter().skip(c).step_by(s.out_c).map(|v| f64::from(*v));
+            let means: Vec<f64> = (0..s.out_c).map(|c| column(c).sum::<f64>() / rows).collect();
+            let variances: Vec<f64> = (0..s.out_c)
+                .map(|c| column(c).map(|v| (v - means[c]).powi(2)).sum::<f64>() / rows)
+                .collect();
+            let what = |of: &str| format!("{of}, {precision:?} {s:?}");
+            assert_close(&what("mean"), &mean, &means, TOLERANCE_F32);
+            assert_close(&what("variance"), &variance, &variances, TOLERANCE_F32);
+            assert_same_for_any_threads(&what("moments"), with_moments);
+        }
+    }
+}
+
+#[test]
+fn a_normalised_convolution_is_convolution_then_normalisation() {
+    for s in &shapes_and_wide_ones() {
         for precision in [Precision::Exact, Precision::Fast, Precision::Bf16] {
             let (x, w) = (values::<f32>(s.input_len(), 1), values::<f32>(s.weight_len(), 2));
             let (scale, shift) = (values::<f32>(s.out_c, 3), values::<f32>(s.out_c, 4));
@@ -196,7 +263,7 @@ fn a_normalised_convolution_is_convolution_then_normalisation() {
             let mut ws = Workspace::default();
             for (residual, relu) in [(None, false), (None, true), (Some(&*residual), true)] {
                 let mut expected = vec![0.0; s.output_len()];
-                conv2d_forward(precision, s, &x, &w, &mut expected, false, &mut ws);
+                conv2d_forward(precision, s, x[..].into(), &w, &mut expected, false, &mut ws);
                 for (i, y) in expected.iter_mut().enumerate() {
                     *y = y.mul_add(scale[i % s.out_c], shift[i % s.out_c]);
                     *y += residual.map_or(0.0, |residual| residual[i]);
@@ -204,7 +271,7 @@ fn a_normalised_convolution_is_convolution_then_normalisation() {
                 }
                 let by = Normalisation { scale: &scale, shift: &shift, residual, relu };
                 let mut y = vec![7.0; s.output_len()];
-                conv2d_forward_normalised(precision, s, &x, &w, &by, &mut y, &mut ws);
+                conv2d_forward_normalised(precision, s, x[..].into(), &w, &by, &mut y, &mut ws);
                 // Two roundings on CPUs without a fused multiply-add.
                 assert_close(&format!("{precision:?} {s:?}"), &y, &widen(&expected), 1e-6);
             }

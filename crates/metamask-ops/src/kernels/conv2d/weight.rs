@@ -11,11 +11,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::ConvShape;
-use super::pack::{Columns, columns, pad_image};
+use super::pack::{Columns, Pad, columns};
 use super::plan::{Frame, frame};
 use super::weight_tile::Tile;
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::{Workspace, at_least};
 
 /// Pixels that are summed before going on to other weights, so that their
@@ -40,7 +41,7 @@ const SUM_BLOCK: usize = 1 << 12;
 pub(super) fn backward_weight<T: Real>(
     kernel: Kernel,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     dy: &[T],
     dw: &mut [T],
     ws: &mut Workspace<T>,
@@ -54,25 +55,28 @@ pub(super) fn backward_weight<T: Real>(
     let copy = s.in_c >= COPY_FROM;
     let frame = frame(s);
     let (_, padded, partials, per_thread) = ws.parts();
-    let source: &[T] = if frame.is_bare() || !copy {
+    let is_ready = frame.is_bare() && x.by.is_none();
+    let source: Source<'_, T> = if is_ready || !copy {
         x
     } else {
         let padded = at_least(padded, s.batch * frame.len());
-        padded
-            .par_chunks_mut(frame.len())
-            .zip(x.par_chunks(frame.image_len()))
-            .for_each(|(to, image)| pad_image(&frame, image, to));
-        padded
+        (padded.par_chunks_mut(frame.len()).zip(x.x.par_chunks(frame.image_len()))).for_each(
+            |(padded, image)| {
+                let pad: Pad<'_, T, false> = Pad { frame: &frame, images: x.at(image), padded };
+                T::dispatch(kernel, pad);
+            },
+        );
+        (&*padded).into()
     };
 
     let part_len = dw.len();
     let run = |part: usize, first: usize, dw: &mut [T]| {
         let batch = part * images..s.batch.min((part + 1) * images);
-        let (x_len, y_len) = (source.len() / s.batch, dy.len() / s.batch);
+        let (x_len, y_len) = (source.x.len() / s.batch, dy.len() / s.batch);
         let task = Rows {
             s,
             frame: &frame,
-            source: &source[batch.start * x_len..batch.end * x_len],
+            source: source.at(&source.x[batch.start * x_len..batch.end * x_len]),
             dy: &dy[batch.start * y_len..batch.end * y_len],
             rows: first..first + dw.len() / s.out_c,
             dw,
@@ -115,7 +119,7 @@ pub(super) fn add_up<T: Real>(partials: &[T], dw: &mut [T]) {
 struct Rows<'a, T> {
     s: &'a ConvShape,
     frame: &'a Frame,
-    source: &'a [T],
+    source: Source<'a, T>,
     dy: &'a [T],
     rows: Range<usize>,
     dw: &'a mut [T],
@@ -155,14 +159,18 @@ impl<T: Real> Task<T> for InPlace<'_, T> {
         let Rows { s, frame, source, dy, rows, dw, scratch } = self.0;
         let (out_h, out_w) = (s.out_h(), s.out_w());
         let lines = (PIXELS_PER_STEP / out_w).clamp(1, out_h);
-        let images = source.chunks_exact(frame.image_len());
+        let is_ready = frame.is_bare() && source.by.is_none();
+        let images = source.x.chunks_exact(frame.image_len());
         for (i, (image, dy)) in images.zip(dy.chunks_exact(out_h * out_w * s.out_c)).enumerate() {
-            let source = if frame.is_bare() {
+            let source = if is_ready {
                 image
             } else {
-                let bordered = at_least(scratch, frame.len());
-                pad_image(frame, image, bordered);
-                bordered
+                let padded = at_least(scratch, frame.len());
+                let images = source.at(image);
+                let pad: Pad<'_, T, false> = Pad { frame, images, padded: &mut *padded };
+                // SAFETY: the caller's promise.
+                unsafe { pad.run::<V>() }
+                padded
             };
             for y in (0..out_h).step_by(lines) {
                 let mut step = LinesStep {
@@ -288,7 +296,7 @@ impl<T: Real> Task<T> for Copied<'_, T> {
             let mut step = PixelsStep {
                 s,
                 x_line: frame.row_len(),
-                source,
+                source: source.x,
                 offsets: &offsets[..len],
                 dy: &dy[first * s.out_c..],
                 rows: rows.clone(),

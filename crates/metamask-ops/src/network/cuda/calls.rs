@@ -32,6 +32,17 @@ pub(super) enum Gate {
     Input = 2,
 }
 
+impl Gate {
+    /// By its output `y`, where that is given.
+    pub(super) fn of<S: Stored>(norm: &Norm<'_, Cuda<S>>, y: Option<Slice<'_, S>>) -> Self {
+        match y {
+            _ if !norm.relu => Self::None,
+            Some(_) => Self::Output,
+            None => Self::Input,
+        }
+    }
+}
+
 /// `PoolShape` of `pool.cu`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

@@ -28,7 +28,7 @@ use self::numbers::{Slice, Stored};
 use super::{
     engine::{
         BATCH_NORM_EPSILON, Engine, LinearGradient, MOMENTUM, Moved, Norm, NormDots, NormSpans,
-        Part,
+        Part, Source,
     },
     plan::{Plan, Step},
 };
@@ -69,7 +69,10 @@ impl<S: Stored> Engine for Cuda<S> {
     type Moments = Moments<S::Wide>;
     type Weights = CudaSlice<S>;
     type Output = CudaSlice<S::Wide>;
+    type Folded = ();
     type Scratch = ();
+
+    const NORMALISES_SOURCES: bool = false;
 
     fn storage(storage: &Storage) -> Option<&CudaStorage> {
         match storage {
@@ -219,17 +222,21 @@ impl<S: Stored> Engine for Cuda<S> {
         Ok(moved)
     }
 
+    fn fold(&self, _: &Norm<'_, Self>) -> Result<()> {
+        bail!("network: on a GPU no convolution normalises what it reads")
+    }
+
     fn conv2d_forward(
         &self,
         s: &ConvShape,
-        x: Slice<'_, S>,
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         y: &mut CudaSlice<S>,
         accumulate: bool,
         (): &mut (),
     ) -> Result<()> {
         let weight = Self::weight(weight)?;
-        convolution::forward(&self.device, self.precision, s, x, weight, y, accumulate)
+        convolution::forward(&self.device, self.precision, s, x.x, weight, y, accumulate)
     }
 
     fn conv2d_backward_data(
@@ -248,21 +255,21 @@ impl<S: Stored> Engine for Cuda<S> {
     fn conv2d_backward_weight(
         &self,
         s: &ConvShape,
-        x: Slice<'_, S>,
+        x: Source<'_, Self>,
         dy: Slice<'_, S>,
         dtheta: &mut &mut CudaSlice<S::Wide>,
         weight: &Range<usize>,
         (): &mut (),
     ) -> Result<()> {
         let mut dw = self.room(weight.len())?;
-        convolution::backward_weight(&self.device, self.precision, s, x, dy, &mut dw)?;
+        convolution::backward_weight(&self.device, self.precision, s, x.x, dy, &mut dw)?;
         self.transpose_out(&dw, dtheta, weight, s.out_c)
     }
 
     fn conv2d_forward_normalised(
         &self,
         s: &ConvShape,
-        x: Slice<'_, S>,
+        x: Source<'_, Self>,
         weight: Part<'_, Self>,
         norm: &Norm<'_, Self>,
         residual: Option<Slice<'_, S>>,
@@ -339,11 +346,7 @@ impl<S: Stored> Engine for Cuda<S> {
         dtheta: Option<&mut &mut CudaSlice<S::Wide>>,
         (): &mut (),
     ) -> Result<()> {
-        let gate = match y {
-            _ if !norm.relu => Gate::None,
-            Some(_) => Gate::Output,
-            None => Gate::Input,
-        };
+        let gate = Gate::of(norm, y);
         let strips = Strips::of(x.len(), norm.spans.mean.len())?;
         let u = Slice::of(dy, 0..x.len())?;
         let partial = self.column_sums(norm, u, x, y, gate, &strips)?;
@@ -374,7 +377,7 @@ impl<S: Stored> Engine for Cuda<S> {
         };
         let theta_dot = dots.theta.map(|theta| theta.numbers);
         let map = self.coefficients(norm, partial.as_ref(), &strips, theta_dot, None)?;
-        let gate = if y.is_some() { Gate::Output } else { Gate::None };
+        let gate = Gate::of(norm, y);
         let u = dots.x.map_or(Input::None, Input::Slice);
         let results = (address(y_dot), NULL);
         self.affine(norm, &map, u, x, y, (gate, true), dots.residual, results)

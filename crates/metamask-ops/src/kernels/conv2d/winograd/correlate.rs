@@ -6,9 +6,11 @@ use super::grid::{Grid, Place, point_stride};
 use super::transform::{POINTS, TILE, WINDOW, transform_input, transform_output};
 use super::{dispatch, words};
 use crate::Kernel;
+use crate::kernels::conv2d::Parts;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{Rows, Span, for_even_tile_of, wastes};
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::{PerThread, at_least};
 
 /// Tiles of a task: as many as reuse the weights well while their products stay
@@ -21,44 +23,59 @@ const TILES: usize = 32;
 pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     grid: &Grid,
-    source: &[T],
+    source: Source<'_, T>,
     u: &[T],
     target: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
     per_thread: &PerThread<T>,
 ) {
+    let all = source;
     let run = |source: &[T], target: &mut [T], first_row: usize, tiles: usize| {
-        let scratch = &mut per_thread.get();
+        let (source, scratch) = (all.at(source), &mut per_thread.get());
         let tiles: Tiles<'_, T, PAIRS> =
             Tiles { grid, source, u, target, first_row, tiles, accumulate, scratch };
         dispatch::<T, PAIRS>(kernel, tiles);
     };
-    if grid.tiles() <= TILES {
-        let images = TILES / grid.tiles();
+    let Parts { piece, part } = parts(grid);
+    if piece == part {
+        let images = part / grid.out_len();
         target
-            .par_chunks_mut(images * grid.out_len())
-            .zip(source.par_chunks(images * grid.in_len()))
+            .par_chunks_mut(part)
+            .zip(source.x.par_chunks(images * grid.in_len()))
             .enumerate()
             .for_each(|(i, (target, source))| {
                 run(source, target, 0, target.len() / grid.out_len() * grid.tiles());
-                finish(i * images * grid.out_len(), target);
+                finish(i * part, target);
             });
     } else {
-        let rows = (TILES / grid.columns()).max(1);
-        let chunk = rows * TILE * grid.out_w * grid.out_c;
-        target
-            .par_chunks_mut(grid.out_len())
-            .zip(source.par_chunks(grid.in_len()))
-            .enumerate()
-            .for_each(|(image, (target, source))| {
-                target.par_chunks_mut(chunk).enumerate().for_each(|(i, target)| {
+        let rows = rows_per_task(grid);
+        target.par_chunks_mut(piece).zip(source.x.par_chunks(grid.in_len())).enumerate().for_each(
+            |(image, (target, source))| {
+                target.par_chunks_mut(part).enumerate().for_each(|(i, target)| {
                     let first_row = i * rows;
                     let rows = rows.min(grid.rows() - first_row);
                     run(source, target, first_row, rows * grid.columns());
-                    finish(image * grid.out_len() + i * chunk, target);
+                    finish(image * piece + i * part, target);
                 });
-            });
+            },
+        );
+    }
+}
+
+/// Rows of tiles of a task, if an image has more tiles than one.
+fn rows_per_task(grid: &Grid) -> usize {
+    (TILES / grid.columns()).max(1)
+}
+
+/// The parts of the target that [`correlate`] finishes: some images, or some rows of one.
+pub(super) fn parts(grid: &Grid) -> Parts {
+    if grid.tiles() <= TILES {
+        let images = TILES / grid.tiles() * grid.out_len();
+        Parts { piece: images, part: images }
+    } else {
+        let part = rows_per_task(grid) * TILE * grid.out_w * grid.out_c;
+        Parts { piece: grid.out_len(), part }
     }
 }
 
@@ -66,7 +83,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
 struct Tiles<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
     /// The images of the tiles.
-    source: &'a [T],
+    source: Source<'a, T>,
     u: &'a [T],
     /// Exactly what the tiles cover.
     target: &'a mut [T],
@@ -94,7 +111,8 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
         let (inputs, products) = scratch.split_at_mut(tiles * input_step);
 
         for first in (0..tiles).step_by(grid.columns()) {
-            grid.copy_inputs(source, place(first), 0..grid.in_c, band);
+            // SAFETY: the caller's promise.
+            unsafe { grid.copy_inputs::<V>(&source, place(first), 0..grid.in_c, band) }
             for column in 0..grid.columns() {
                 // SAFETY: the caller's promise; the tile exists, and inputs has
                 // a place for it.

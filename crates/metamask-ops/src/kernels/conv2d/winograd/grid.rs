@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::transform::{TILE, WINDOW};
 use crate::kernels::conv2d::ConvShape;
 use crate::kernels::simd::{Real, Simd};
+use crate::kernels::source::Source;
 
 /// A correlation with 3x3 weights and stride 1, its outputs cut into tiles of
 /// 4x4. Tiles at the lower and right edge may reach over it.
@@ -105,38 +106,48 @@ impl Grid {
     /// Copies what the place's row of tiles reads of some channels into a band,
     /// `[WINDOW, width, channels]`, zeros beyond the image: one walk through memory
     /// in its order, behind which no tile meets an edge.
-    pub(super) fn copy_inputs<T: Real>(
+    ///
+    /// # Safety
+    /// The CPU must have V's instructions.
+    #[inline(always)]
+    pub(super) unsafe fn copy_inputs<V: Simd>(
         &self,
-        images: &[T],
+        images: &Source<'_, V::Scalar>,
         place: Place,
         channels: Range<usize>,
-        band: &mut [T],
+        band: &mut [V::Scalar],
     ) {
         let image = Image {
-            pixels: &images[place.image * self.in_len()..][..self.in_len()],
+            pixels: images.at(&images.x[place.image * self.in_len()..][..self.in_len()]),
             h: self.in_h,
             w: self.in_w,
             c: self.in_c,
         };
         let (top, width) = (place.row * TILE, self.input_width());
-        image.copy(top, self.padding, channels, width, band);
+        // SAFETY: the caller's promise.
+        unsafe { image.copy::<V>(top, self.padding, channels, width, band) }
     }
 
     /// The same of outputs, whose tiles do not overlap: `[TILE, width, channels]`.
-    pub(super) fn copy_outputs<T: Real>(
+    ///
+    /// # Safety
+    /// The CPU must have V's instructions.
+    #[inline(always)]
+    pub(super) unsafe fn copy_outputs<V: Simd>(
         &self,
-        outputs: &[T],
+        outputs: &[V::Scalar],
         place: Place,
         channels: Range<usize>,
-        band: &mut [T],
+        band: &mut [V::Scalar],
     ) {
         let image = Image {
-            pixels: &outputs[place.image * self.out_len()..][..self.out_len()],
+            pixels: outputs[place.image * self.out_len()..][..self.out_len()].into(),
             h: self.out_h,
             w: self.out_w,
             c: self.out_c,
         };
-        image.copy(place.row * TILE, 0, channels, self.columns() * TILE, band);
+        // SAFETY: the caller's promise.
+        unsafe { image.copy::<V>(place.row * TILE, 0, channels, self.columns() * TILE, band) }
     }
 
     /// The inputs of a tile, `lanes` channels from `channel` on of a band of `channels`.
@@ -238,7 +249,7 @@ impl Grid {
 
 /// An image to copy from.
 struct Image<'a, T> {
-    pixels: &'a [T],
+    pixels: Source<'a, T>,
     h: usize,
     w: usize,
     c: usize,
@@ -247,7 +258,18 @@ struct Image<'a, T> {
 impl<T: Real> Image<'_, T> {
     /// Copies some channels of the lines from `top` on, of an image with a border
     /// of `border` zeros, as many lines of `width` pixels as `to` holds.
-    fn copy(&self, top: usize, border: usize, channels: Range<usize>, width: usize, to: &mut [T]) {
+    ///
+    /// # Safety
+    /// The CPU must have V's instructions.
+    #[inline(always)]
+    unsafe fn copy<V: Simd<Scalar = T>>(
+        &self,
+        top: usize,
+        border: usize,
+        channels: Range<usize>,
+        width: usize,
+        to: &mut [T],
+    ) {
         let c = channels.len();
         let there = self.w.min(width - border);
         for (y, line) in to.chunks_exact_mut(width * c).enumerate() {
@@ -260,13 +282,9 @@ impl<T: Real> Image<'_, T> {
             let (pixels, after) = rest.split_at_mut(there * c);
             before.fill(T::ZERO);
             after.fill(T::ZERO);
-            let from = &self.pixels[y * self.w * self.c..][..there * self.c];
-            if c == self.c {
-                pixels.copy_from_slice(from);
-            } else {
-                for (to, from) in pixels.chunks_exact_mut(c).zip(from.chunks_exact(self.c)) {
-                    to.copy_from_slice(&from[channels.clone()]);
-                }
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.pixels.copy::<V>(y * self.w * self.c, self.c, channels.clone(), pixels);
             }
         }
     }

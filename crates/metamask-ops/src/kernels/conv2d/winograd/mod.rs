@@ -27,10 +27,11 @@ mod wide;
 use self::grid::Grid;
 use self::transform::POINTS;
 use self::weights::{transform_weights, turned};
-use super::ConvShape;
 use super::product::{dispatch, words, words_hold};
+use super::{ConvShape, Parts};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::{PerThread, Workspace};
 
 /// Products of channels from which on the weights are transformed line by line.
@@ -75,12 +76,23 @@ unsafe fn store_words<V: Simd, const PAIRS: bool, const N: usize>(
     }
 }
 
+/// The parts in which a forward pass comes.
+pub(super) fn parts(s: &ConvShape) -> Parts {
+    let grid = Grid::forward(s);
+    if is_wide(&grid) { wide::parts(&grid) } else { correlate::parts(&grid) }
+}
+
+/// Whether the weights are transformed line by line.
+fn is_wide(grid: &Grid) -> bool {
+    grid.in_c * grid.out_c >= WIDE
+}
+
 /// As `conv2d_forward`; `finish` as in the direct correlation.
 #[allow(clippy::too_many_arguments, reason = "a convolution, its operands, where to work")]
 pub(super) fn forward<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     w: &[T],
     y: &mut [T],
     accumulate: bool,
@@ -108,7 +120,7 @@ pub(super) fn backward_data<T: Real, const PAIRS: bool>(
     correlate_with::<T, PAIRS>(
         kernel,
         &Grid::backward_data(s),
-        dy,
+        dy.into(),
         w,
         dx,
         accumulate,
@@ -121,7 +133,7 @@ pub(super) fn backward_data<T: Real, const PAIRS: bool>(
 pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     dy: &[T],
     dw: &mut [T],
     ws: &mut Workspace<T>,
@@ -141,14 +153,14 @@ struct Buffers<'a, T> {
 fn correlate_with<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     grid: &Grid,
-    source: &[T],
+    source: Source<'_, T>,
     w: &[T],
     target: &mut [T],
     accumulate: bool,
     finish: impl Fn(usize, &mut [T]) + Sync,
     buffers: Buffers<'_, T>,
 ) {
-    if grid.in_c * grid.out_c >= WIDE {
+    if is_wide(grid) {
         wide::correlate::<T, PAIRS>(kernel, grid, source, w, target, accumulate, finish, buffers);
     } else {
         let Buffers { packed, per_thread, .. } = buffers;

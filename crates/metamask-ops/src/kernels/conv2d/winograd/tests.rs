@@ -60,7 +60,7 @@ fn check<T: Real, const PAIRS: bool>(kernel: Kernel, s: &ConvShape, tolerance: f
         let mut y = values::<T>(s.output_len(), 4);
         let mut expected = if accumulate { widen(&y) } else { vec![0.0; y.len()] };
         for_each_term(s, |o, i, k| expected[o] += x64[i] * w64[k]);
-        forward::<T, PAIRS>(kernel, s, &x, &w, &mut y, accumulate, |_, _| {}, &mut ws);
+        forward::<T, PAIRS>(kernel, s, x[..].into(), &w, &mut y, accumulate, |_, _| {}, &mut ws);
         assert_close(&format!("{kernel:?} forward {s:?}"), &y, &expected, tolerance);
 
         let mut dx = values::<T>(s.input_len(), 5);
@@ -73,7 +73,7 @@ fn check<T: Real, const PAIRS: bool>(kernel: Kernel, s: &ConvShape, tolerance: f
     let mut dw = values::<T>(s.weight_len(), 6);
     let mut expected = vec![0.0; dw.len()];
     for_each_term(s, |o, i, k| expected[k] += x64[i] * dy64[o]);
-    backward_weight::<T, PAIRS>(kernel, s, &x, &dy, &mut dw, &mut ws);
+    backward_weight::<T, PAIRS>(kernel, s, x[..].into(), &dy, &mut dw, &mut ws);
     assert_close(&format!("{kernel:?} backward weight {s:?}"), &dw, &expected, tolerance);
 }
 
@@ -101,9 +101,9 @@ fn passes<const PAIRS: bool>(kernel: Kernel, s: &ConvShape) -> (Vec<f32>, Vec<f3
     let dy = values::<f32>(s.output_len(), 3);
     let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
     let mut ws = Workspace::default();
-    forward::<f32, PAIRS>(kernel, s, &x, &w, &mut y, false, |_, _| {}, &mut ws);
+    forward::<f32, PAIRS>(kernel, s, x[..].into(), &w, &mut y, false, |_, _| {}, &mut ws);
     backward_data::<f32, PAIRS>(kernel, s, &dy, &w, &mut dx, true, &mut ws);
-    backward_weight::<f32, PAIRS>(kernel, s, &x, &dy, &mut dw, &mut ws);
+    backward_weight::<f32, PAIRS>(kernel, s, x[..].into(), &dy, &mut dw, &mut ws);
     (y, dx, dw)
 }
 

@@ -23,6 +23,7 @@ use crate::kernels::conv2d::weight::add_up;
 use crate::kernels::conv2d::weight_tile::Tile;
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::{Workspace, at_least};
 
 /// Tiles that are transformed together, if two lines (rows of tiles) are not more. With
@@ -47,7 +48,7 @@ const PART_CELLS: usize = 8;
 pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     s: &ConvShape,
-    x: &[T],
+    x: Source<'_, T>,
     dy: &[T],
     dw: &mut [T],
     ws: &mut Workspace<T>,
@@ -90,7 +91,7 @@ pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
 /// Some rows of one block of columns of the gradient, over some lines of tiles.
 struct Sum<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
-    x: &'a [T],
+    x: Source<'a, T>,
     dy: &'a [T],
     lines: Range<usize>,
     /// Lines of a cell. Even.
@@ -128,8 +129,11 @@ impl<T: Real, const PAIRS: bool> Task<T> for Sum<'_, T, PAIRS> {
                     let dy_band = &mut dy_bands[i * dy_band..][..dy_band];
                     if line + i < end {
                         let place = grid.place((line + i) * grid.columns());
-                        grid.copy_inputs(x, place, rows.clone(), x_band);
-                        grid.copy_outputs(dy, place, columns.clone(), dy_band);
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            grid.copy_inputs::<V>(&x, place, rows.clone(), x_band);
+                            grid.copy_outputs::<V>(dy, place, columns.clone(), dy_band);
+                        }
                     } else {
                         x_band.fill(T::ZERO);
                         dy_band.fill(T::ZERO);

@@ -13,10 +13,12 @@ use super::transform::{POINTS, WINDOW};
 use super::weights::Rows;
 use super::{Buffers, dispatch, words};
 use crate::Kernel;
+use crate::kernels::conv2d::Parts;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{self, Span, for_tile_of};
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
+use crate::kernels::source::Source;
 use crate::kernels::workspace::at_least;
 
 /// Tiles of a task: their products at all points are 576 KiB for 64 channels.
@@ -34,7 +36,7 @@ const ELEMENTS: usize = 1 << 22;
 pub(super) fn correlate<T: Real, const PAIRS: bool>(
     kernel: Kernel,
     grid: &Grid,
-    source: &[T],
+    source: Source<'_, T>,
     w: &[T],
     target: &mut [T],
     accumulate: bool,
@@ -44,7 +46,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
     let (lanes, vectors) = T::tile_columns(kernel);
     let depth = words::<PAIRS>(grid.in_c.next_multiple_of(lanes));
     let cell = TILES * point_stride::<T>(POINTS * depth);
-    let tiles = source.len() / grid.in_len() * grid.tiles();
+    let tiles = source.x.len() / grid.in_len() * grid.tiles();
     let cells = (ELEMENTS / cell).clamp(1, tiles.div_ceil(TILES));
     let Buffers { padded, per_thread, .. } = buffers;
     let inputs = at_least(padded, cells * cell);
@@ -83,14 +85,19 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
         });
     }
     // A task has a block of channels only: what is finished are whole images.
-    let len = grid.out_len();
+    let len = parts(grid).part;
     target.par_chunks_mut(len).enumerate().for_each(|(i, image)| finish(i * len, image));
+}
+
+/// The parts of the target that [`correlate`] finishes.
+pub(super) fn parts(grid: &Grid) -> Parts {
+    Parts { piece: grid.out_len(), part: grid.out_len() }
 }
 
 /// Brings tiles of one row to the points.
 struct Input<'a, T, const PAIRS: bool> {
     grid: &'a Grid,
-    source: &'a [T],
+    source: Source<'a, T>,
     /// The cell's first tile.
     first: usize,
     tiles: Range<usize>,
@@ -104,7 +111,8 @@ impl<T: Real, const PAIRS: bool> Task<T> for Input<'_, T, PAIRS> {
         let Self { grid, source, first, tiles, scratch, cell } = self;
         let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
         let band = at_least(scratch, grid.inputs_len(grid.in_c));
-        grid.copy_inputs(source, grid.place(tiles.start), 0..grid.in_c, band);
+        // SAFETY: the caller's promise.
+        unsafe { grid.copy_inputs::<V>(&source, grid.place(tiles.start), 0..grid.in_c, band) }
         for tile in tiles {
             // SAFETY: the caller's promise; no other task has this tile of the cell.
             unsafe {
