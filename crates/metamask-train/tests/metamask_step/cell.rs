@@ -147,6 +147,28 @@ pub(crate) fn learner_at(
     Ok(learner)
 }
 
+/// Brings a learner to where another one is, in its own precision. `views` are those of the
+/// iteration before, which a lookahead has still to judge.
+pub(crate) fn start_from(
+    learner: &mut Learner,
+    other: &Learner,
+    views: [Tensor; 2],
+    moment: &Moment,
+) -> anyhow::Result<()> {
+    let dtype = views[0].dtype();
+    let mut there = other.to_checkpoint(State::default())?;
+    for tensors in [&mut there.model, &mut there.optim, &mut there.mask, &mut there.departure] {
+        for (_, x) in tensors {
+            if x.dtype().is_float() {
+                *x = x.to_dtype(dtype)?;
+            }
+        }
+    }
+    learner.restore(&there)?;
+    learner.restore_departure(&there, views, moment)?;
+    Ok(())
+}
+
 /// The views of iteration `t`; after the last ones the first come again.
 pub(crate) fn views(start: &Fixture, t: usize, dtype: DType) -> anyhow::Result<[Tensor; 2]> {
     let view = |letter: &str| -> anyhow::Result<Tensor> {
