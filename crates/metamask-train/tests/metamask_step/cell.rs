@@ -158,7 +158,7 @@ pub(crate) fn start_from(
     let dtype = views[0].dtype();
     let mut there = other.to_checkpoint(State::default())?;
     for tensors in [&mut there.model, &mut there.optim, &mut there.mask, &mut there.departure] {
-        for (_, x) in tensors {
+        for x in tensors.values_mut() {
             if x.dtype().is_float() {
                 *x = x.to_dtype(dtype)?;
             }
