@@ -23,6 +23,7 @@ Parts, each a grid in xtask/tables/confounders:
                   the same of a mask beside the network
   comparison-rate the same of the study's best mask, and of one that does not move
   study           forms of the mask, controls, six methods, on garments
+  forms           what the mask lies on, its shape, optimiser and objective
   causal          four arms where the background gives the class away
   authors         the authors' recipe verbatim, at two lengths
 
@@ -77,6 +78,7 @@ const CONFOUNDERS: Study = Study {
         "comparison-beside",
         "comparison-rate",
         "study",
+        "forms",
         "causal",
         "authors",
     ],
