@@ -39,7 +39,8 @@ pub(crate) struct ConvShape {
 }
 
 /// The parts in which a convolution's result is finished, each while it is in the cache:
-/// the result is cut into pieces of `piece` elements, each of which into parts of `part`.
+/// the result is cut into pieces of `piece` elements, such as an image, and each of these
+/// from its start into parts of `part`.
 #[derive(Clone, Copy, Debug)]
 struct Parts {
     piece: usize,

@@ -13,6 +13,7 @@ mod convolution;
 mod direct;
 mod numbers;
 
+use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -69,7 +70,7 @@ impl<S: Stored> Engine for Cuda<S> {
     type Moments = Moments<S::Wide>;
     type Weights = CudaSlice<S>;
     type Output = CudaSlice<S::Wide>;
-    type Folded = ();
+    type Folded = Infallible;
     type Scratch = ();
 
     const NORMALISES_SOURCES: bool = false;
@@ -222,7 +223,7 @@ impl<S: Stored> Engine for Cuda<S> {
         Ok(moved)
     }
 
-    fn fold(&self, _: &Norm<'_, Self>) -> Result<()> {
+    fn fold(&self, _: &Norm<'_, Self>) -> Result<Infallible> {
         bail!("network: on a GPU no convolution normalises what it reads")
     }
 

@@ -38,7 +38,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
         dispatch::<T, PAIRS>(kernel, tiles);
     };
     let Parts { piece, part } = parts(grid);
-    if piece == part {
+    if takes_images(grid) {
         let images = part / grid.out_len();
         target
             .par_chunks_mut(part)
@@ -63,14 +63,19 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
     }
 }
 
-/// Rows of tiles of a task, if an image has more tiles than one.
+/// Whether a task has whole images, or some rows of one.
+fn takes_images(grid: &Grid) -> bool {
+    grid.tiles() <= TILES
+}
+
+/// Rows of tiles of a task that has not whole images.
 fn rows_per_task(grid: &Grid) -> usize {
     (TILES / grid.columns()).max(1)
 }
 
 /// The parts of the target that [`correlate`] finishes: some images, or some rows of one.
 pub(super) fn parts(grid: &Grid) -> Parts {
-    if grid.tiles() <= TILES {
+    if takes_images(grid) {
         let images = TILES / grid.tiles() * grid.out_len();
         Parts { piece: images, part: images }
     } else {
