@@ -13,6 +13,7 @@ mod batch_norm;
 mod conv2d;
 mod elementwise;
 mod linear;
+mod lines;
 mod peak;
 mod pool;
 mod product;
@@ -34,6 +35,7 @@ pub(crate) use conv2d::{
 };
 pub(crate) use elementwise::{add, add_assign, relu, relu_backward};
 pub(crate) use linear::{LinearShape, linear_backward, linear_forward};
+pub(crate) use lines::Lines;
 pub(crate) use peak::multiply_adds;
 pub(crate) use pool::{
     PoolShape, avg_pool2d_backward, avg_pool2d_forward, global_avg_pool_backward,

@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::lines::Lines;
 use super::simd::{Real, Simd, Task};
-use super::workspace::at_least;
 use crate::Kernel;
 
 /// Rows of the right matrix that are packed, and whose products are shown, at once;
@@ -29,15 +29,15 @@ pub(crate) fn visit_products<T: Real, S: Send>(
     assert!(dim > 0 && right.len().is_multiple_of(dim), "products: whole rows of the right");
     let (lanes, vectors) = T::tile_columns(kernel);
     let width = lanes * vectors;
-    let mut packed = Vec::new();
+    let mut packed = Lines::default();
     for (block, right) in right.chunks(COLUMNS * dim).enumerate() {
         let columns = right.len() / dim;
         let padded = columns.next_multiple_of(width);
-        let packed = at_least(&mut packed, padded * dim);
+        let packed = packed.at_least(padded * dim);
         pack(right, dim, width, packed);
         let rows = states.par_chunks_mut(ROWS).zip(left.par_chunks(ROWS * dim));
-        rows.for_each_init(Vec::new, |products, (states, left)| {
-            let products = at_least(products, states.len() * padded);
+        rows.for_each_init(Lines::default, |products, (states, left)| {
+            let products = products.at_least(states.len() * padded);
             T::dispatch(kernel, Products { left, packed, dim, products: &mut *products });
             for (state, products) in states.iter_mut().zip(products.chunks_exact(padded)) {
                 visit(state, block * COLUMNS, &products[..columns]);

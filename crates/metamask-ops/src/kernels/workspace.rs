@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::lines::Lines;
+
 /// Scratch memory of the kernels: packed weights, padded images, partial sums.
 ///
 /// Buffers grow to the largest size ever asked for and stay: fresh memory costs
@@ -10,24 +12,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<T> {
     /// Weights in the order in which the tiles read them.
-    pub(super) packed: Vec<T>,
+    pub(super) packed: Lines<T>,
     /// A whole batch with its zero border.
-    pub(super) padded: Vec<T>,
+    pub(super) padded: Lines<T>,
     /// Partial weight gradients, one for each fixed part of the batch.
-    pub(super) partials: Vec<T>,
+    pub(super) partials: Lines<T>,
     /// Partial sums over rows, for each fixed block of rows.
-    pub(super) sums: Vec<f64>,
+    pub(super) sums: Lines<f64>,
     per_thread: PerThread<T>,
 }
 
 /// One buffer for each thread of the pool.
 #[derive(Debug, Default)]
-pub(super) struct PerThread<T>(Vec<Mutex<Vec<T>>>);
+pub(super) struct PerThread<T>(Vec<Mutex<Lines<T>>>);
 
 impl<T: Copy + Default> Workspace<T> {
     /// The parts that one convolution uses together: packed weights, padded
     /// batch, partial gradients and the threads' own buffers.
-    pub(super) fn parts(&mut self) -> (&mut Vec<T>, &mut Vec<T>, &mut Vec<T>, &PerThread<T>) {
+    pub(super) fn parts(&mut self) -> (&mut Lines<T>, &mut Lines<T>, &mut Lines<T>, &PerThread<T>) {
         let threads = rayon::current_num_threads();
         if self.per_thread.0.len() < threads {
             self.per_thread.0.resize_with(threads, Mutex::default);
@@ -39,17 +41,8 @@ impl<T: Copy + Default> Workspace<T> {
 impl<T> PerThread<T> {
     /// The calling thread's buffer. Never contended: a task of the pool runs to
     /// its end before its thread takes another one.
-    pub(super) fn get(&self) -> MutexGuard<'_, Vec<T>> {
+    pub(super) fn get(&self) -> MutexGuard<'_, Lines<T>> {
         let thread = rayon::current_thread_index().unwrap_or(0);
         self.0[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The first `len` elements of `buffer`, which grows if it must. Their values
-/// are whatever the last use left.
-pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
-    &mut buffer[..len]
 }

@@ -125,7 +125,7 @@ impl<T: Real + WithDType> Engine for Cpu<T> {
     }
 
     fn take_leaving(&self, len: usize) -> Result<Buffer<T>> {
-        Ok(Buffer::unpooled(len))
+        Ok(Buffer::leaving(len))
     }
 
     fn take_places(&self, len: usize) -> Result<Buffer<u32>> {

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::kernels::Workspace;
+use crate::kernels::{Lines, Workspace};
 
 /// All that a network reuses for one scalar type.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub(super) struct BufferPool<T>(Mutex<Shelf<T>>);
 #[derive(Debug, Default)]
 struct Shelf<T> {
     /// Oldest first.
-    idle: Vec<Vec<T>>,
+    idle: Vec<Lines<T>>,
     /// Numbers in buffers that are out, and the most that ever were.
     in_use: usize,
     peak: usize,
@@ -66,13 +66,13 @@ impl<T: Copy + Default> BufferPool<T> {
             .filter(|&i| (len..=2 * len).contains(&shelf.idle[i].len()))
             .min_by_key(|&i| shelf.idle[i].len());
         let found = fit.map(|i| shelf.idle.remove(i));
-        let size = found.as_ref().map_or(len, Vec::len);
+        let size = found.as_ref().map_or(len, |numbers| numbers.len());
         shelf.in_use += size;
         shelf.peak = shelf.peak.max(shelf.in_use);
         shelf.evict(Self::SLACK);
         drop(shelf);
-        let data = found.unwrap_or_else(|| vec![T::default(); len]);
-        Buffer { data, len, pool: Some(Arc::clone(self)) }
+        let numbers = found.unwrap_or_else(|| Lines::zeros(len));
+        Buffer::Pooled { numbers, len, pool: Arc::clone(self) }
     }
 
     fn release(&self) {
@@ -83,38 +83,46 @@ impl<T: Copy + Default> BufferPool<T> {
     #[cfg(test)]
     pub fn held(&self) -> usize {
         let shelf = lock(&self.0);
-        shelf.in_use + shelf.idle.iter().map(Vec::len).sum::<usize>()
+        shelf.in_use + shelf.idle()
     }
 }
 
 impl<T> Shelf<T> {
+    /// Numbers in buffers that nobody uses.
+    fn idle(&self) -> usize {
+        self.idle.iter().map(|numbers| numbers.len()).sum()
+    }
+
     fn evict(&mut self, slack: f64) {
         let limit = (self.peak as f64 * slack) as usize;
-        let mut held = self.in_use + self.idle.iter().map(Vec::len).sum::<usize>();
+        let mut held = self.in_use + self.idle();
         while held > limit && !self.idle.is_empty() {
             held -= self.idle.remove(0).len();
         }
     }
 }
 
-/// A slice that goes back to its pool when dropped.
+/// Numbers of the network's own memory.
 #[derive(Debug)]
-pub(super) struct Buffer<T> {
-    data: Vec<T>,
-    len: usize,
-    pool: Option<Arc<BufferPool<T>>>,
+pub(super) enum Buffer<T> {
+    /// Goes back to its pool when dropped. The first `len` numbers are of use.
+    Pooled { numbers: Lines<T>, len: usize, pool: Arc<BufferPool<T>> },
+    /// Of no pool, for its numbers will leave the network.
+    Leaving(Vec<T>),
 }
 
 impl<T: Copy + Default> Buffer<T> {
-    /// A buffer of zeros of no pool, to be kept for good.
-    pub fn unpooled(len: usize) -> Self {
-        Self { data: vec![T::default(); len], len, pool: None }
+    /// Zeros that will leave the network.
+    pub fn leaving(len: usize) -> Self {
+        Self::Leaving(vec![T::default(); len])
     }
 
-    /// The numbers of an unpooled buffer.
+    /// The numbers of a buffer that leaves.
     pub fn into_vec(mut self) -> Vec<T> {
-        assert!(self.pool.is_none(), "a pooled buffer must go back");
-        std::mem::take(&mut self.data)
+        match &mut self {
+            Self::Leaving(numbers) => std::mem::take(numbers),
+            Self::Pooled { .. } => unreachable!("a pooled buffer must go back"),
+        }
     }
 }
 
@@ -122,22 +130,28 @@ impl<T> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.data[..self.len]
+        match self {
+            Self::Pooled { numbers, len, .. } => &numbers[..*len],
+            Self::Leaving(numbers) => numbers,
+        }
     }
 }
 
 impl<T> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data[..self.len]
+        match self {
+            Self::Pooled { numbers, len, .. } => &mut numbers[..*len],
+            Self::Leaving(numbers) => numbers,
+        }
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
+        if let Self::Pooled { numbers, pool, .. } = self {
             let mut shelf = lock(&pool.0);
-            shelf.in_use -= self.data.len();
-            shelf.idle.push(std::mem::take(&mut self.data));
+            shelf.in_use -= numbers.len();
+            shelf.idle.push(std::mem::take(numbers));
         }
     }
 }

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 
 use super::gradient::{ReluInput, Terms};
 use crate::Kernel;
+use crate::kernels::lines::Lines;
 use crate::kernels::simd::{Real, Simd, Task};
-use crate::kernels::workspace::at_least;
 
 /// Elements in a block of rows. It is the unit of work and of partial sums, so
 /// results depend on it; and it fits the second-level cache several times.
@@ -65,7 +65,7 @@ pub(super) fn column_moments<T: Real>(
     channels: usize,
     mean: &mut [T],
     variance: &mut [T],
-    sums: &mut Vec<f64>,
+    sums: &mut Lines<f64>,
 ) {
     let block = block_len(channels);
     let parts = PartMoments::new(x.len().div_ceil(block), channels, sums);
@@ -82,8 +82,8 @@ pub(crate) struct PartMoments<'a> {
 }
 
 impl<'a> PartMoments<'a> {
-    pub(crate) fn new(parts: usize, channels: usize, sums: &'a mut Vec<f64>) -> Self {
-        let sums = at_least(sums, parts * 3 * channels);
+    pub(crate) fn new(parts: usize, channels: usize, sums: &'a mut Lines<f64>) -> Self {
+        let sums = sums.at_least(parts * 3 * channels);
         sums.fill(0.0);
         Self { channels, sums: sums.chunks_mut(3 * channels).map(Mutex::new).collect() }
     }
@@ -122,13 +122,13 @@ pub(super) fn column_sums<'s, T: Real>(
     terms: Terms<'_, T>,
     x: &[T],
     mean: &[T],
-    sums: &'s mut Vec<f64>,
+    sums: &'s mut Lines<f64>,
 ) -> &'s [f64] {
     let channels = mean.len();
     assert_eq!(terms.len(), x.len(), "batch_norm: all operands must have the input's shape");
     let mean = mean.repeat(fold(channels));
     let block = block_len(channels);
-    let sums = at_least(sums, x.len().div_ceil(block) * 2 * channels);
+    let sums = sums.at_least(x.len().div_ceil(block) * 2 * channels);
     (sums.par_chunks_mut(2 * channels).zip(x.par_chunks(block)).zip(terms.blocks(block))).for_each(
         |((sums, x), terms)| {
             T::dispatch(kernel, BlockSums { terms, x, mean: &mean, channels, sums });

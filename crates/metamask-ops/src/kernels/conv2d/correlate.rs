@@ -10,7 +10,7 @@ use super::product::{Rows, Span, dispatch, for_tile_of, words_hold};
 use crate::Kernel;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::{Workspace, at_least};
+use crate::kernels::workspace::Workspace;
 
 /// Target pixels of a task if there are enough: fewer would read the weights
 /// too often.
@@ -55,7 +55,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
                 scratch = per_thread.get();
                 let n = images_of_task.len() / plan.source.image_len();
                 let len = plan.source.len() / words_hold::<PAIRS>();
-                let padded = at_least(&mut scratch, n * len);
+                let padded = scratch.at_least(n * len);
                 let images = source.at(images_of_task);
                 let pad: Pad<'_, T, PAIRS> = Pad { frame: &plan.source, images, padded };
                 dispatch::<T, PAIRS>(kernel, pad);

@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::plan::{Frame, Plan};
 use super::product::words_hold;
+use crate::kernels::lines::Lines;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::at_least;
 
 /// Columns `first..first + width` of the target channels, `width` ≤ the tile's;
 /// a packed row of it is `padded` long.
@@ -37,13 +37,13 @@ pub(super) fn pack_weights<'b, T: Real, const PAIRS: bool>(
     w: &[T],
     lanes: usize,
     max_vectors: usize,
-    packed: &'b mut Vec<T>,
+    packed: &'b mut Lines<T>,
 ) -> &'b [T] {
     let c = plan.source.c;
     let padded_c = plan.target_c.next_multiple_of(lanes);
     let taps: usize = plan.passes.iter().flat_map(|p| &p.runs).map(|r| r.taps.len()).sum();
     let rows = c / words_hold::<PAIRS>();
-    let packed = at_least(packed, taps * rows * padded_c);
+    let packed = packed.at_least(taps * rows * padded_c);
 
     // One job for each tap of each block of columns: where it goes, which tap.
     let mut jobs = Vec::new();

@@ -15,9 +15,10 @@ use super::pack::{Columns, Pad, columns};
 use super::plan::{Frame, frame};
 use super::weight_tile::Tile;
 use crate::Kernel;
+use crate::kernels::lines::{Lines, whole_lines};
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::{Workspace, at_least};
+use crate::kernels::workspace::Workspace;
 
 /// Pixels that are summed before going on to other weights, so that their
 /// gradients stay in the first-level cache.
@@ -59,7 +60,7 @@ pub(super) fn backward_weight<T: Real>(
     let source: Source<'_, T> = if is_ready || !copy {
         x
     } else {
-        let padded = at_least(padded, s.batch * frame.len());
+        let padded = padded.at_least(s.batch * frame.len());
         (padded.par_chunks_mut(frame.len()).zip(x.x.par_chunks(frame.image_len()))).for_each(
             |(padded, image)| {
                 let pad: Pad<'_, T, false> = Pad { frame: &frame, images: x.at(image), padded };
@@ -97,7 +98,7 @@ pub(super) fn backward_weight<T: Real>(
         run_part(0, dw);
         return;
     }
-    let partials = at_least(partials, parts * part_len);
+    let partials = partials.at_least(parts * part_len);
     partials.par_chunks_mut(part_len).enumerate().for_each(|(part, dw)| run_part(part, dw));
     add_up(partials, dw);
 }
@@ -123,7 +124,7 @@ struct Rows<'a, T> {
     dy: &'a [T],
     rows: Range<usize>,
     dw: &'a mut [T],
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
 }
 
 /// Calls `$self.$method::<V, ROWS, VECTORS>(…)` with the tile's height for the
@@ -165,7 +166,7 @@ impl<T: Real> Task<T> for InPlace<'_, T> {
             let source = if is_ready {
                 image
             } else {
-                let padded = at_least(scratch, frame.len());
+                let padded = scratch.at_least(frame.len());
                 let images = source.at(image);
                 let pad: Pad<'_, T, false> = Pad { frame, images, padded: &mut *padded };
                 // SAFETY: the caller's promise.
@@ -323,7 +324,7 @@ struct PixelsStep<'a, T> {
     dy: &'a [T],
     rows: Range<usize>,
     dw: &'a mut [T],
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
     /// Height of the tiles that the source was copied for, 0 before the first.
     rows_copied: usize,
     load: bool,
@@ -341,12 +342,13 @@ impl<T: Real> PixelsStep<'_, T> {
         let line = s.kernel_w * s.in_c;
         let pixels = self.offsets.len();
         let tiles = self.rows.len().div_ceil(ROWS);
-        let scratch = at_least(self.scratch, pixels * (tiles * ROWS + block.padded));
-        let (x, dy) = scratch.split_at_mut(pixels * tiles * ROWS);
+        let copied = whole_lines::<T>(pixels * tiles * ROWS);
+        let scratch = self.scratch.at_least(copied + pixels * block.padded);
+        let (x, dy) = scratch.split_at_mut(copied);
 
         if self.rows_copied != ROWS {
             self.rows_copied = ROWS;
-            for (tile, to) in x.chunks_exact_mut(pixels * ROWS).enumerate() {
+            for (tile, to) in x.chunks_exact_mut(pixels * ROWS).take(tiles).enumerate() {
                 let first = self.rows.start + tile * ROWS;
                 let end = self.rows.end.min(first + ROWS);
                 let offset = first / line * self.x_line + first % line;
@@ -370,7 +372,7 @@ impl<T: Real> PixelsStep<'_, T> {
             to[block.width..].fill(T::ZERO);
         }
 
-        for (tile, x) in x.chunks_exact(pixels * ROWS).enumerate() {
+        for (tile, x) in x.chunks_exact(pixels * ROWS).take(tiles).enumerate() {
             let first = tile * ROWS;
             // SAFETY: the copies have the tile's shape; dw has the rows stored.
             unsafe {

@@ -9,9 +9,10 @@ use crate::Kernel;
 use crate::kernels::conv2d::Parts;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{Rows, Span, for_even_tile_of, wastes};
+use crate::kernels::lines::{Lines, whole_lines};
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::{PerThread, at_least};
+use crate::kernels::workspace::PerThread;
 
 /// Tiles of a task: as many as reuse the weights well while their products stay
 /// in the second-level cache.
@@ -95,7 +96,7 @@ struct Tiles<'a, T, const PAIRS: bool> {
     first_row: usize,
     tiles: usize,
     accumulate: bool,
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
 }
 
 impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
@@ -108,11 +109,11 @@ impl<T: Real, const PAIRS: bool> Task<T> for Tiles<'_, T, PAIRS> {
         let input_step = point_stride::<T>(POINTS * depth);
         let widest = V::LANES * V::TILE_VECTORS;
         let band = grid.inputs_len(grid.in_c);
-        let scratch = at_least(
-            scratch,
-            band + tiles * input_step + POINTS * point_stride::<T>(tiles * widest),
-        );
-        let (band, scratch) = scratch.split_at_mut(band);
+        let before = whole_lines::<T>(band);
+        let scratch = scratch
+            .at_least(before + tiles * input_step + POINTS * point_stride::<T>(tiles * widest));
+        let (bands, scratch) = scratch.split_at_mut(before);
+        let band = &mut bands[..band];
         let (inputs, products) = scratch.split_at_mut(tiles * input_step);
 
         for first in (0..tiles).step_by(grid.columns()) {

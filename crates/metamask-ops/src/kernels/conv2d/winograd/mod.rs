@@ -30,6 +30,7 @@ use self::weights::{transform_weights, turned};
 use super::product::{dispatch, words, words_hold};
 use super::{ConvShape, Parts};
 use crate::Kernel;
+use crate::kernels::lines::Lines;
 use crate::kernels::simd::{Real, Simd};
 use crate::kernels::source::Source;
 use crate::kernels::workspace::{PerThread, Workspace};
@@ -143,8 +144,8 @@ pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
 
 /// Where a correlation works.
 struct Buffers<'a, T> {
-    packed: &'a mut Vec<T>,
-    padded: &'a mut Vec<T>,
+    packed: &'a mut Lines<T>,
+    padded: &'a mut Lines<T>,
     per_thread: &'a PerThread<T>,
 }
 

@@ -21,10 +21,11 @@ use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{for_even_tile_of, wastes};
 use crate::kernels::conv2d::weight::add_up;
 use crate::kernels::conv2d::weight_tile::Tile;
+use crate::kernels::lines::Lines;
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::{Workspace, at_least};
+use crate::kernels::workspace::Workspace;
 
 /// Tiles that are transformed together, if two lines (rows of tiles) are not more. With
 /// [`ROWS`] rows and 64 columns they are 288 KiB at all points.
@@ -65,7 +66,7 @@ pub(super) fn backward_weight<T: Real, const PAIRS: bool>(
     let strips = s.in_c.div_ceil(ROWS);
     let (_, _, partials, per_thread) = ws.parts();
     let weights = dw.len();
-    let sums = if parts == 1 { &mut *dw } else { at_least(partials, parts * weights) };
+    let sums = if parts == 1 { &mut *dw } else { partials.at_least(parts * weights) };
     let to: Vec<_> = sums.chunks_mut(weights).map(SharedMut::new).collect();
     (0..parts * blocks.len() * strips).into_par_iter().for_each(|i| {
         let (part, block, strip) =
@@ -98,7 +99,7 @@ struct Sum<'a, T, const PAIRS: bool> {
     per_cell: usize,
     rows: Range<usize>,
     block: Columns,
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
     to: &'a SharedMut<'a, T>,
 }
 
@@ -113,7 +114,7 @@ impl<T: Real, const PAIRS: bool> Task<T> for Sum<'_, T, PAIRS> {
         let words = per_cell / words_hold::<PAIRS>() * grid.columns();
         let (x_band, dy_band) = (grid.inputs_len(rows.len()), grid.outputs_len(block.width));
         let len = words * (x_step + dy_step) + POINTS * sum_stride + 2 * (x_band + dy_band);
-        let (inputs, scratch) = at_least(scratch, len).split_at_mut(words * x_step);
+        let (inputs, scratch) = scratch.at_least(len).split_at_mut(words * x_step);
         let (gradients, scratch) = scratch.split_at_mut(words * dy_step);
         let (sums, scratch) = scratch.split_at_mut(POINTS * sum_stride);
         let (x_bands, dy_bands) = scratch.split_at_mut(2 * x_band);

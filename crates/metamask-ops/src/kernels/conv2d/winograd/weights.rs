@@ -14,9 +14,9 @@ use super::transform::{
 use super::{dispatch, store_words, words, words_hold};
 use crate::Kernel;
 use crate::kernels::conv2d::pack::{Columns, columns};
+use crate::kernels::lines::Lines;
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
-use crate::kernels::workspace::at_least;
 
 /// Rows of a matrix that a task transforms. Even.
 const ROWS: usize = 16;
@@ -30,9 +30,9 @@ pub(super) fn turned<'t, T: Real>(
     w: &[T],
     in_c: usize,
     out_c: usize,
-    to: &'t mut Vec<T>,
+    to: &'t mut Lines<T>,
 ) -> &'t [T] {
-    let to = at_least(to, TAPS * in_c * out_c);
+    let to = to.at_least(TAPS * in_c * out_c);
     for (tap, to) in to.chunks_exact_mut(in_c * out_c).enumerate() {
         let w = &w[(TAPS - 1 - tap) * in_c * out_c..][..in_c * out_c];
         // Squares of a few cache lines.
@@ -56,10 +56,10 @@ pub(super) fn transform_weights<'u, T: Real, const PAIRS: bool>(
     w: &[T],
     k: usize,
     n: usize,
-    u: &'u mut Vec<T>,
+    u: &'u mut Lines<T>,
 ) -> &'u [T] {
     let (lanes, vectors) = T::tile_columns(kernel);
-    let u = at_least(u, POINTS * words::<PAIRS>(k) * n.next_multiple_of(lanes));
+    let u = u.at_least(POINTS * words::<PAIRS>(k) * n.next_multiple_of(lanes));
     let to = SharedMut::new(u);
     let blocks: Vec<_> = columns(n, lanes, vectors).collect();
     let tasks = k.div_ceil(ROWS);

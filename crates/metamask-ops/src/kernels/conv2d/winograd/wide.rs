@@ -16,10 +16,10 @@ use crate::Kernel;
 use crate::kernels::conv2d::Parts;
 use crate::kernels::conv2d::pack::{Columns, columns};
 use crate::kernels::conv2d::product::{self, Span, for_tile_of};
+use crate::kernels::lines::Lines;
 use crate::kernels::shared::SharedMut;
 use crate::kernels::simd::{Real, Simd, Task};
 use crate::kernels::source::Source;
-use crate::kernels::workspace::at_least;
 
 /// Tiles of a task: their products at all points are 576 KiB for 64 channels.
 const TILES: usize = 64;
@@ -49,7 +49,7 @@ pub(super) fn correlate<T: Real, const PAIRS: bool>(
     let tiles = source.x.len() / grid.in_len() * grid.tiles();
     let cells = (ELEMENTS / cell).clamp(1, tiles.div_ceil(TILES));
     let Buffers { padded, per_thread, .. } = buffers;
-    let inputs = at_least(padded, cells * cell);
+    let inputs = padded.at_least(cells * cell);
     let blocks: Vec<_> = columns(grid.out_c, lanes, vectors).collect();
     let to = SharedMut::new(&mut *target);
 
@@ -101,7 +101,7 @@ struct Input<'a, T, const PAIRS: bool> {
     /// The cell's first tile.
     first: usize,
     tiles: Range<usize>,
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
     cell: &'a SharedMut<'a, T>,
 }
 
@@ -110,7 +110,7 @@ impl<T: Real, const PAIRS: bool> Task<T> for Input<'_, T, PAIRS> {
     unsafe fn run<V: Simd<Scalar = T>>(self) {
         let Self { grid, source, first, tiles, scratch, cell } = self;
         let depth = words::<PAIRS>(grid.in_c.next_multiple_of(V::LANES));
-        let band = at_least(scratch, grid.inputs_len(grid.in_c));
+        let band = scratch.at_least(grid.inputs_len(grid.in_c));
         // SAFETY: the caller's promise.
         unsafe { grid.copy_inputs::<V>(&source, grid.place(tiles.start), 0..grid.in_c, band) }
         for tile in tiles {
@@ -131,7 +131,7 @@ struct Block<'a, T, const PAIRS: bool> {
     first: usize,
     tiles: usize,
     block: Columns,
-    scratch: &'a mut Vec<T>,
+    scratch: &'a mut Lines<T>,
     to: &'a SharedMut<'a, T>,
     accumulate: bool,
 }
@@ -145,7 +145,7 @@ impl<T: Real, const PAIRS: bool> Task<T> for Block<'_, T, PAIRS> {
         let product_stride = point_stride::<T>(TILES * block.padded);
         let rows = words::<PAIRS>(grid.in_c.min(DEPTH));
         let weight_stride = point_stride::<T>(rows * block.padded);
-        let scratch = at_least(self.scratch, POINTS * product_stride + WINDOW * weight_stride);
+        let scratch = self.scratch.at_least(POINTS * product_stride + WINDOW * weight_stride);
         let (products, weights) = scratch.split_at_mut(POINTS * product_stride);
 
         for first in (0..grid.in_c).step_by(DEPTH) {
