@@ -202,18 +202,23 @@ impl Nearest {
     }
 
     /// Takes the cosines of features `first`, `first + 1` …, behind all offered before.
+    #[inline(always)] // into code compiled for the CPU's vectors
     fn offer(&mut self, cosines: &[f32], first: usize) {
         for (strip, first) in cosines.chunks(Self::STRIP).zip((first..).step_by(Self::STRIP)) {
-            // Not `any`, which would look at one after the other.
-            if strip.iter().fold(f32::NEG_INFINITY, |max, &cosine| max.max(cosine)) <= self.bar {
-                continue;
+            // Counted, for `any` would look at one after the other.
+            if strip.iter().map(|&cosine| u32::from(cosine > self.bar)).sum::<u32>() > 0 {
+                self.take(strip, first);
             }
-            for (&cosine, idx) in strip.iter().zip(first..) {
-                if cosine > self.bar {
-                    self.candidates.push((cosine, idx));
-                    if self.candidates.len() == 2 * self.k {
-                        self.cut();
-                    }
+        }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, cosines: &[f32], first: usize) {
+        for (&cosine, idx) in cosines.iter().zip(first..) {
+            if cosine > self.bar {
+                self.candidates.push((cosine, idx));
+                if self.candidates.len() == 2 * self.k {
+                    self.cut();
                 }
             }
         }

@@ -12,6 +12,9 @@ use crate::Kernel;
 const COLUMNS: usize = 1024;
 /// Rows of the left matrix of a task. A packed panel is read once for all of them.
 const ROWS: usize = 96;
+/// Products of two rows that are added up before the next rows have their turn: a panel's
+/// part, 64 columns of f32 there, is 32 KiB, which the first-level cache keeps for all rows.
+const TERMS: usize = 128;
 
 /// Calls `visit(state of a row, first, products)` for every row of `left`, with its
 /// products with the rows of `right` from `first` on, in order until all were shown.
@@ -39,9 +42,10 @@ pub(crate) fn visit_products<T: Real, S: Send>(
         rows.for_each_init(Lines::default, |products, (states, left)| {
             let products = products.at_least(states.len() * padded);
             T::dispatch(kernel, Products { left, packed, dim, products: &mut *products });
-            for (state, products) in states.iter_mut().zip(products.chunks_exact(padded)) {
+            let visit = |state: &mut S, products: &[T]| {
                 visit(state, block * COLUMNS, &products[..columns]);
-            }
+            };
+            T::dispatch(kernel, Visits { states, products, padded, visit });
         });
     }
 }
@@ -82,6 +86,24 @@ impl<T: Real> Task<T> for Products<'_, T> {
     }
 }
 
+/// Shows each row its products. A task, so that what is inlined here has the instructions.
+struct Visits<'a, T, S, F> {
+    states: &'a mut [S],
+    products: &'a [T],
+    padded: usize,
+    visit: F,
+}
+
+impl<T: Real, S, F: Fn(&mut S, &[T])> Task<T> for Visits<'_, T, S, F> {
+    #[inline(always)]
+    unsafe fn run<V: Simd<Scalar = T>>(self) {
+        for (state, products) in self.states.iter_mut().zip(self.products.chunks_exact(self.padded))
+        {
+            (self.visit)(state, products);
+        }
+    }
+}
+
 impl<T: Real> Products<'_, T> {
     /// # Safety
     /// The CPU must have V's instructions.
@@ -91,43 +113,53 @@ impl<T: Real> Products<'_, T> {
         let (n, width) = (left.len() / dim, VECTORS * V::LANES);
         let padded = packed.len() / dim;
         for (p, panel) in packed.chunks_exact(dim * width).enumerate() {
-            for first in (0..n).step_by(ROWS) {
-                let (mut x, mut y) = ([left.as_ptr(); ROWS], [products.as_mut_ptr(); ROWS]);
-                for i in 0..ROWS {
-                    // Past the end the last row repeats: it is computed and stored again.
-                    let row = (first + i).min(n - 1);
-                    // SAFETY: row < n; a row of products has room for every panel.
-                    unsafe {
-                        x[i] = x[i].add(row * dim);
-                        y[i] = y[i].add(row * padded + p * width);
+            for (t, panel) in panel.chunks(TERMS * width).enumerate() {
+                for first in (0..n).step_by(ROWS) {
+                    let (mut x, mut y) = ([left.as_ptr(); ROWS], [products.as_mut_ptr(); ROWS]);
+                    for i in 0..ROWS {
+                        // Past the end the last row repeats: it is computed and stored again.
+                        let row = (first + i).min(n - 1);
+                        // SAFETY: row < n, a row is dim long; one of products has room for
+                        // every panel.
+                        unsafe {
+                            x[i] = x[i].add(row * dim + t * TERMS);
+                            y[i] = y[i].add(row * padded + p * width);
+                        }
                     }
+                    // SAFETY: the caller's promise; the panel's part is as long as the rows'.
+                    unsafe { tile::<V, ROWS, VECTORS>(x, panel, y, t > 0) }
                 }
-                // SAFETY: the caller's promise; rows are dim long, a panel is dim · width.
-                unsafe { tile::<V, ROWS, VECTORS>(x, panel.as_ptr(), dim, y) }
             }
         }
     }
 }
 
-/// `y[i][v] = Σ_k x[i][k] panel[k][v]`.
+/// `y[i][v] (+)= Σ_k x[i][k] panel[k][v]`, onto what `y` holds if `load`.
 ///
 /// # Safety
-/// The CPU must have V's instructions. Each x must be readable for `dim`, `panel` for
-/// `dim` times VECTORS vectors, each y writable for VECTORS vectors.
+/// The CPU must have V's instructions. `panel` holds VECTORS vectors for each k; each x must
+/// be readable for every k, each y writable for VECTORS vectors.
 #[inline(always)]
 unsafe fn tile<V: Simd, const ROWS: usize, const VECTORS: usize>(
     x: [*const V::Scalar; ROWS],
-    panel: *const V::Scalar,
-    dim: usize,
+    panel: &[V::Scalar],
     y: [*mut V::Scalar; ROWS],
+    load: bool,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[V::zero(); VECTORS]; ROWS];
-        for k in 0..dim {
+        if load {
+            for (sums, y) in sums.iter_mut().zip(y) {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(y.add(v * V::LANES));
+                }
+            }
+        }
+        for (k, panel) in panel.chunks_exact(VECTORS * V::LANES).enumerate() {
             let mut columns = [V::zero(); VECTORS];
             for (v, column) in columns.iter_mut().enumerate() {
-                *column = V::load(panel.add((k * VECTORS + v) * V::LANES));
+                *column = V::load(panel.as_ptr().add(v * V::LANES));
             }
             for (sums, x) in sums.iter_mut().zip(x) {
                 let x = V::splat(*x.add(k));
@@ -149,7 +181,7 @@ mod tests {
     use super::*;
     use crate::kernels::testing::{assert_close, assert_same_for_any_threads, values, widen};
 
-    /// Sums of up to 70 products in f32, some of them far larger than the rest.
+    /// Sums of up to 300 products in f32, some of them far larger than the rest.
     const TOLERANCE_F32: f64 = 1e-5;
     const TOLERANCE_F64: f64 = 1e-14;
 
@@ -175,7 +207,7 @@ mod tests {
 
     #[test]
     fn products_equal_the_definition_for_every_shape_and_instruction_set() {
-        for shape in [(1, 1, 1), (1, 65, 3), (7, 64, 70), (97, 100, 5), (200, 1030, 33)] {
+        for shape in [(1, 1, 1), (1, 65, 3), (7, 64, 300), (97, 100, 5), (200, 1030, 129)] {
             check::<f64>(Kernel::Portable, shape, TOLERANCE_F64);
             for kernel in Kernel::supported() {
                 check::<f32>(kernel, shape, TOLERANCE_F32);
